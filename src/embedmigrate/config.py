@@ -1,0 +1,350 @@
+"""Configuration: ``embedmigrate.toml``, or ``[tool.embedmigrate]`` in ``pyproject.toml``.
+
+Everything is validated before anything is done; an error names the key, the line and what was
+expected. ``${NAME}`` in a string is replaced from the environment, so that no secret and no path
+of one machine stands in the file. Configuration says where things lie; identity is in the scripts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from embedmigrate.context import AdapterContext
+from embedmigrate.embedders.base import Embedder, ModelConfig
+from embedmigrate.errors import ConfigError, UnknownCollection
+from embedmigrate.models import Recipe
+from embedmigrate.registry import adapter
+from embedmigrate.sources.base import Source, SourceConfig
+from embedmigrate.stores.base import Store, StoreConfig
+
+FILE_NAME = "embedmigrate.toml"
+ENVIRONMENT_VARIABLE = "EMBEDMIGRATE_CONFIG"
+
+_M = TypeVar("_M", bound=BaseModel)
+
+_COLLECTION = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+
+
+class _General(BaseModel):
+    """The ``[embedmigrate]`` table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    script_location: str = "migrations"
+    catalog: str = "sqlite:///catalog.db"
+    work_dir: str = ".embedmigrate"
+    batch_size: int = Field(default=512, ge=1, le=512)
+    """Chunks a batch: the checkpoint unit and the window that is sorted by length."""
+    lease_seconds: float = Field(default=30.0, ge=1)
+    """After so long without a heartbeat another runner may take a collection over."""
+    retain_seconds: float = Field(default=7 * 24 * 3600.0, ge=0)
+    """Grace before ``contract`` may drop an index that is no longer live."""
+    switch_grace: float = Field(default=30.0, gt=0)
+    """How long an application may serve the old pair while it opens a new one, in seconds."""
+
+
+class _Collection(BaseModel):
+    """A ``[collections.x]`` table; source and store are parsed by their adapters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    also_accept: tuple[str, ...] = ()
+    source: dict[str, Any]
+    store: dict[str, Any]
+    joiner: str = " "
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """One collection as configured."""
+
+    name: str
+    model: str
+    also_accept: tuple[str, ...]
+    source: SourceConfig
+    store: StoreConfig
+    joiner: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that ``revision`` would write today."""
+        return Recipe(text=self.source.text, joiner=self.joiner)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole configuration file, validated."""
+
+    path: Path
+    general: _General
+    collections: Mapping[str, CollectionSettings]
+    models: Mapping[str, ModelConfig]
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths start from: where the file lies."""
+        return self.path.parent
+
+    @cached_property
+    def script_location(self) -> Path:
+        return (self.root / self.general.script_location).resolve()
+
+    @property
+    def pins(self) -> Path:
+        return self.script_location / "models"
+
+    @property
+    def work_dir(self) -> Path:
+        return self.root / self.general.work_dir
+
+    @cached_property
+    def catalog_url(self) -> str:
+        """The catalog's URL with a relative SQLite path made absolute."""
+        prefix = "sqlite:///"
+        url = self.general.catalog
+        if url.startswith(prefix) and url != prefix and not url.startswith(prefix + ":memory:"):
+            return prefix + str((self.root / url.removeprefix(prefix)).resolve())
+        return url
+
+    def collection(self, name: str) -> CollectionSettings:
+        """The settings of a collection; ``UnknownCollection`` lists what there is."""
+        try:
+            return self.collections[name]
+        except KeyError:
+            raise UnknownCollection(
+                f"there is no collection {name!r} in {self.path}",
+                found=name,
+                expected=", ".join(sorted(self.collections)) or "none is configured",
+                next_step=f"add [collections.{name}], or correct the name",
+            ) from None
+
+    def model(self, name: str) -> ModelConfig:
+        """The declaration of a model; ``ConfigError`` lists what there is."""
+        try:
+            return self.models[name]
+        except KeyError:
+            raise ConfigError(
+                f"there is no model {name!r} in {self.path}",
+                found=name,
+                expected=", ".join(sorted(self.models)) or "none is configured",
+                next_step=f"add [models.{name}], or correct the name",
+            ) from None
+
+    def context(self, collection: str) -> AdapterContext:
+        return AdapterContext(root=self.root, work_dir=self.work_dir, collection=collection)
+
+    def open_source(self, collection: str, recipe: Recipe) -> Source:
+        """The source of a collection, seen through ``recipe``."""
+        config = self.collection(collection).source
+        source: Source = adapter("sources", config.kind)(config, recipe, self.context(collection))
+        return source
+
+    def open_store(self, collection: str) -> Store:
+        config = self.collection(collection).store
+        store: Store = adapter("stores", config.kind)(config, self.context(collection))
+        return store
+
+    def embedder_class(self, name: str) -> type[Embedder]:
+        cls: type[Embedder] = adapter("embedders", self.model(name).provider)
+        return cls
+
+
+def find_config(start: Path | None = None) -> Path:
+    """The configuration file: ``$EMBEDMIGRATE_CONFIG``, else the first found going upwards."""
+    if named := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(named)
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+        project = folder / "pyproject.toml"
+        if project.is_file() and "[tool.embedmigrate" in project.read_text("utf-8"):
+            return project
+    raise ConfigError(
+        f"no {FILE_NAME} in {start} or above it",
+        expected=f"{FILE_NAME}, or [tool.embedmigrate] in pyproject.toml",
+        next_step="embedmigrate init migrations",
+    )
+
+
+def load_settings(path: Path | str | None = None) -> Settings:
+    """Read and validate a configuration file (by default the one that ``find_config`` finds)."""
+    path = Path(path) if path is not None else find_config()
+    try:
+        text = path.read_text("utf-8")
+        document = tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"configuration file {path} does not exist", next_step="embedmigrate init migrations"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error}") from error
+    prefix: tuple[str, ...] = ()
+    if path.name == "pyproject.toml":
+        document = document.get("tool", {}).get("embedmigrate", {})
+        prefix = ("tool", "embedmigrate")
+        general = {k: v for k, v in document.items() if k not in ("collections", "models")}
+        document = {
+            "embedmigrate": general,
+            **{k: v for k, v in document.items() if k in ("collections", "models")},
+        }
+    return _Parser(path.resolve(), text, prefix).parse(document)
+
+
+class _Parser:
+    """Turns the TOML document into ``Settings`` and knows in which line each key stands."""
+
+    def __init__(self, path: Path, text: str, prefix: tuple[str, ...]) -> None:
+        self.path, self.text, self.prefix = path, text, prefix
+
+    def parse(self, document: dict[str, Any]) -> Settings:
+        for key in document:
+            if key not in ("embedmigrate", "collections", "models"):
+                raise self.error(
+                    (key,), "unknown table", "[embedmigrate], [collections.NAME] or [models.NAME]"
+                )
+        document = self.expand(document, ())
+        general = self.validate(_General, document.get("embedmigrate", {}), ("embedmigrate",))
+        models = {
+            name: self.by_adapter("embedders", "provider", table, ("models", name))
+            for name, table in self.tables(document, "models", _MODEL)
+        }
+        collections = {}
+        for name, table in self.tables(document, "collections", _COLLECTION):
+            collections[name] = self.collection(name, table, models)
+        return Settings(self.path, general, collections, models)
+
+    def collection(
+        self, name: str, table: dict[str, Any], models: Mapping[str, ModelConfig]
+    ) -> CollectionSettings:
+        where = ("collections", name)
+        parsed = self.validate(_Collection, table, where)
+        for key, wanted in (("model", (parsed.model,)), ("also_accept", parsed.also_accept)):
+            for model in wanted:
+                if model not in models:
+                    raise self.error(
+                        (*where, key),
+                        f"there is no model {model!r}",
+                        f"one of {', '.join(sorted(models)) or '[models.NAME]'}",
+                    )
+        return CollectionSettings(
+            name=name,
+            model=parsed.model,
+            also_accept=parsed.also_accept,
+            source=self.by_adapter("sources", "kind", parsed.source, (*where, "source")),
+            store=self.by_adapter("stores", "kind", parsed.store, (*where, "store")),
+            joiner=parsed.joiner,
+        )
+
+    def tables(
+        self, document: dict[str, Any], key: str, name_pattern: re.Pattern[str]
+    ) -> list[tuple[str, dict[str, Any]]]:
+        tables = document.get(key, {})
+        if not isinstance(tables, dict):
+            raise self.error((key,), "not a table", f"[{key}.NAME]")
+        for name, table in tables.items():
+            if not name_pattern.fullmatch(name):
+                raise self.error(
+                    (key, name),
+                    f"the name {name!r} cannot be used",
+                    f"a name that matches {name_pattern.pattern}",
+                )
+            if not isinstance(table, dict):
+                raise self.error((key, name), "not a table", f"[{key}.{name}]")
+        return list(tables.items())
+
+    def by_adapter(
+        self, group: str, discriminator: str, table: dict[str, Any], where: tuple[str, ...]
+    ) -> Any:
+        chosen = table.get(discriminator)
+        if not isinstance(chosen, str):
+            raise self.error(
+                (*where, discriminator),
+                "missing",
+                f'{discriminator} = "…", for example {discriminator} = '
+                + {"sources": '"jsonl"', "stores": '"faiss"'}.get(group, '"onnx"'),
+            )
+        try:
+            config_class = adapter(group, chosen).Config
+        except ConfigError as error:
+            raise self.error((*where, discriminator), error.message, error.expected) from error
+        return self.validate(config_class, table, where)
+
+    def validate(self, cls: type[_M], table: dict[str, Any], where: tuple[str, ...]) -> _M:
+        try:
+            return cls.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            key = (*where, *(str(part) for part in first["loc"]))
+            expected = None
+            if first["type"] == "extra_forbidden":
+                expected = "one of " + ", ".join(sorted(cls.model_fields))
+            raise self.error(key, first["msg"], expected) from None
+
+    def expand(self, value: Any, where: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: self.expand(item, (*where, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.expand(item, where) for item in value]
+        if not isinstance(value, str):
+            return value
+
+        def from_environment(match: re.Match[str]) -> str:
+            try:
+                return os.environ[match[1]]
+            except KeyError:
+                raise self.error(
+                    where, f"environment variable {match[1]} is not set", f"export {match[1]}=…"
+                ) from None
+
+        return _VARIABLE.sub(from_environment, value)
+
+    def error(self, key: tuple[str, ...], message: str, expected: object = None) -> ConfigError:
+        line = locate_key(self.text, (*self.prefix, *key))
+        where = f"{self.path.name}, line {line}" if line else self.path.name
+        return ConfigError(
+            f"{where}: {'.'.join(key)}: {message}",
+            expected=expected,
+            next_step=f"edit {self.path}",
+        )
+
+
+_HEADER = re.compile(r"^\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
+_ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
+
+
+def locate_key(text: str, key: tuple[str, ...]) -> int | None:
+    """Line (from 1) of the longest prefix of ``key`` that stands in a TOML text, or None.
+
+    ``tomllib`` keeps no positions. This reads table headers and assignments only, which finds the
+    line a person has to look at; a key of an inline table is found at the line of its owner.
+    """
+    best_line, best_length = None, 0
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            table = _split_key(header[1])
+            candidate = table
+        elif assignment := _ASSIGNMENT.match(line):
+            candidate = (*table, *_split_key(assignment[1]))
+        else:
+            continue
+        if key[: len(candidate)] == candidate and len(candidate) > best_length:
+            best_line, best_length = number, len(candidate)
+    return best_line
+
+
+def _split_key(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

@@ -1,0 +1,1 @@
+"""Embedders: pinned models that are loaded. ``base.py`` is the Protocol; one file a provider."""

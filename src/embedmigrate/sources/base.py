@@ -1,0 +1,122 @@
+"""The Protocol of a source: the system of record that an index is a function of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from embedmigrate.models.canonical import canonical_json
+
+HASH_BYTES = 16
+"""Length of a content or metadata hash: the first 128 bits of a SHA-256."""
+
+
+def content_hash(text: str) -> bytes:
+    """Hash of exactly the text that is embedded (UTF-8; lone surrogates kept)."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:HASH_BYTES]
+
+
+NO_TEXT = content_hash("")
+"""Content hash of a document that has no text to embed."""
+
+NO_METADATA = hashlib.sha256(b"{}").digest()[:HASH_BYTES]
+
+
+def metadata_hash(metadata: Mapping[str, Any]) -> bytes:
+    """Hash of the metadata as canonical JSON."""
+    if not metadata:
+        return NO_METADATA
+    return hashlib.sha256(canonical_json(metadata).encode("ascii")).digest()[:HASH_BYTES]
+
+
+class DocumentState(NamedTuple):
+    """What a diff compares: a document without its text."""
+
+    id: str
+    content_hash: bytes
+    metadata_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document as a recipe sees it. ``text`` is ``""`` when there is nothing to embed.
+
+    ``metadata`` holds JSON values only; a source turns dates, decimals, UUIDs and the like into
+    strings so that hash, store and filter agree about them.
+    """
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    content_hash: bytes
+    metadata_hash: bytes
+
+    @classmethod
+    def make(cls, id: str, text: str, metadata: dict[str, Any]) -> Document:
+        return cls(id, text, metadata, content_hash(text), metadata_hash(metadata))
+
+    @property
+    def state(self) -> DocumentState:
+        return DocumentState(self.id, self.content_hash, self.metadata_hash)
+
+
+class KeyRange(NamedTuple):
+    """The documents with ``after < id <= until`` in the source's own order; None is open."""
+
+    after: str | None
+    until: str | None
+    documents: int
+
+
+class SourceConfig(BaseModel):
+    """What every source's configuration has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    text: tuple[str, ...]
+    metadata: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """A system of record, seen through one recipe.
+
+    Constructed as ``Adapter(config, recipe, context)``. Ids are injective: two records never
+    share one, and an id leads back to its record. Reading is streamed: memory does not grow with
+    the number of documents. One instance serves one thread at a time, except ``get``, ``scan`` and
+    ``states``, each of which may run in a thread of its own.
+    """
+
+    Config: ClassVar[type[SourceConfig]]
+
+    bytewise: bool
+    """Whether ``scan`` and ``states`` yield ids in ascending order of their UTF-8 bytes."""
+
+    def prepare(self) -> int:
+        """Make the source ready to be read and return the number of documents.
+
+        Idempotent; called again, it notices a file that changed since. Raises ``ConfigError`` for
+        a missing file, table or field, ``DuplicateId`` for an id that occurs twice or is missing.
+        """
+
+    def partition(self, size: int) -> Iterator[KeyRange]:
+        """Cut the whole source, in its own order, into ranges of ``size`` documents."""
+
+    def scan(self, after: str | None = None, until: str | None = None) -> Iterator[Document]:
+        """The documents of a key range, in the source's own order."""
+
+    def get(self, ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of these ids as they are now; an id that is gone is left out.
+
+        An id that this source could never have made is simply not found.
+        """
+
+    def states(self) -> Iterator[DocumentState]:
+        """Id and hashes of every document, in the source's own order."""
+
+    def close(self) -> None:
+        """Release files and connections. Idempotent."""

@@ -1,0 +1,211 @@
+"""The Protocol of a store: where indexes live.
+
+Writing and reading are apart: a runner holds one ``IndexWriter`` a target index, an application
+any number of ``IndexReader``. An index belongs to the catalog that is recorded in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from embedmigrate.embedders.base import Vectors
+from embedmigrate.models.index_spec import Metric
+
+Filter = Mapping[str, Any]
+"""Metadata a hit must have: field -> value, or field -> list of accepted values."""
+
+
+class StoreConfig(BaseModel):
+    """What every store's configuration has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    metric: Metric = "cosine"
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """What an index says of itself, so that it can be recognised without the catalog."""
+
+    index: str
+    collection: str
+    catalog_id: str
+    spec_digest: str
+    fingerprint: str
+    """Space of every vector in the index."""
+    dimensions: int
+    metric: Metric
+    normalized: bool
+    """Whether the model makes unit vectors, so that cosine is the inner product as it stands."""
+    factory: str
+    generation: int = 0
+    """Last generation in which the index was live; 0 before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One vector's companion: everything about it but the vector."""
+
+    id: str
+    chunk: int
+    seq: int
+    content_hash: bytes
+    metadata_hash: bytes
+    metadata: Mapping[str, Any]
+
+
+class StoredState(NamedTuple):
+    """What a diff compares, on the side of the index."""
+
+    id: str
+    chunk: int
+    seq: int
+    content_hash: bytes
+    metadata_hash: bytes
+
+
+class Stamp(NamedTuple):
+    """Provenance of a vector, written in the same write as the vector."""
+
+    fingerprint: str
+    run: str
+    vectors: int
+
+
+class Written(NamedTuple):
+    """What a write did: rows applied, and rows refused because newer ones stood there."""
+
+    applied: int
+    outdated: int
+
+
+class Hit(NamedTuple):
+    """One result. ``score`` is greater for nearer, whatever the metric (l2: minus distance²)."""
+
+    id: str
+    chunk: int
+    score: float
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class IndexStatistics:
+    """Figures of one index: live and dead vectors, and what its files hold."""
+
+    vectors: int
+    documents: int
+    dead: int
+    bytes: int
+    ann_through: int
+    """Vectors (dead ones included) that the ANN structure covers; the rest is searched exactly."""
+
+
+class IndexReader(Protocol):
+    """A consistent view of one index that follows later writes. Safe for many threads."""
+
+    manifest: IndexManifest
+
+    def search(
+        self, queries: Vectors, k: int, filter: Filter | None = None, *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The ``k`` nearest live vectors of each query ``(n, dimensions)``, best first.
+
+        ``exact`` ignores any ANN structure. Raises ``IndexGone`` when the index was dropped.
+        """
+
+    def states(self) -> Iterator[StoredState]:
+        """Live rows in ascending order of the UTF-8 bytes of (id, chunk); one snapshot."""
+
+    def get(self, ids: Sequence[str]) -> list[StoredState]:
+        """The live rows of these documents."""
+
+    def vectors(self, keys: Sequence[tuple[str, int]]) -> Vectors:
+        """The stored vectors of (id, chunk), row by row; ``KeyError`` names a missing one."""
+
+    def blocks(self, size: int = 8192) -> Iterator[Vectors]:
+        """Every live vector, in blocks of at most ``size`` rows."""
+
+    def stamps(self) -> list[Stamp]:
+        """Live vectors counted by provenance, read from the rows themselves."""
+
+    def statistics(self) -> IndexStatistics: ...
+
+    def problems(self) -> list[str]:
+        """Damage found by reading everything: checksums, sizes, duplicates. Empty is sound."""
+
+    def close(self) -> None: ...
+
+
+class IndexWriter(Protocol):
+    """The one writer of an index under a lock epoch. Used by one thread at a time."""
+
+    manifest: IndexManifest
+
+    def write(self, rows: Sequence[Row], vectors: Vectors) -> Written:
+        """Upsert ``rows`` with their ``vectors`` ``(len(rows), dimensions)``; durable on return.
+
+        A row is applied unless the stored row or tombstone of its (id, chunk) has a greater
+        ``seq``. All or nothing. The writer stamps every row with the manifest's fingerprint, its
+        run and the time. Raises ``FencedOut`` when a later epoch owns the index.
+        """
+
+    def write_metadata(self, rows: Sequence[Row]) -> Written:
+        """Replace seq, hashes and metadata of rows that exist, keeping their vectors."""
+
+    def delete(self, documents: Sequence[tuple[str, int]]) -> Written:
+        """Delete every chunk of (document id, seq) whose stored seq is not greater.
+
+        Leaves a tombstone with the seq, so that a write that was read before cannot undo it.
+        """
+
+    def find_vectors(self, hashes: Sequence[bytes]) -> dict[bytes, Vectors]:
+        """Vectors ``(dimensions,)`` of live rows with these content hashes, where there are any."""
+
+    def existing(self, ids: Sequence[str]) -> list[StoredState]:
+        """The live rows of these documents, own writes included."""
+
+    def forget_tombstones(self, before_seq: int) -> int:
+        """Drop tombstones with a smaller seq, once every cursor has passed them."""
+
+    def build(self) -> None:
+        """Build what makes searching fast, through everything written; durable on return.
+
+        Does nothing when what stands there is good enough.
+        """
+
+    def set_generation(self, generation: int) -> None:
+        """Record in the index that it is, or was, live in this generation."""
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """A place that holds indexes. Constructed as ``Adapter(config, context)``."""
+
+    Config: ClassVar[type[StoreConfig]]
+    fenced: bool
+    """Whether a writer whose epoch was overtaken is refused by the store itself."""
+    factory: str
+    """The index factory that the configuration asks for."""
+
+    def create(self, manifest: IndexManifest) -> None:
+        """Make an empty index. Creating one that exists with the same manifest is a no-op."""
+
+    def writer(self, index: str, *, epoch: int, run: str) -> IndexWriter: ...
+
+    def reader(self, index: str) -> IndexReader:
+        """Open for reading; ``IndexGone`` when there is none, ``DamagedIndex`` names a bad file."""
+
+    def manifests(self) -> Iterable[IndexManifest]:
+        """Every index found in this place, known to the caller or not."""
+
+    def drop(self, index: str) -> None:
+        """Delete an index and everything of it. Idempotent."""
+
+    def check_writable(self) -> None:
+        """``StorageUnavailable`` when nothing can be written here."""
