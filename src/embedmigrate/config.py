@@ -64,6 +64,8 @@ class _Collection(BaseModel):
     source: dict[str, Any]
     store: dict[str, Any]
     joiner: str = " "
+    recall_target: float = Field(default=0.9, gt=0, le=1)
+    """Share of the exact top 10 that an ANN index must find before it may go live."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class CollectionSettings:
     source: SourceConfig
     store: StoreConfig
     joiner: str
+    recall_target: float
 
     @property
     def recipe(self) -> Recipe:
@@ -246,6 +249,7 @@ class _Parser:
             source=self.by_adapter("sources", "kind", parsed.source, (*where, "source")),
             store=self.by_adapter("stores", "kind", parsed.store, (*where, "store")),
             joiner=parsed.joiner,
+            recall_target=parsed.recall_target,
         )
 
     def tables(

@@ -7,7 +7,6 @@ may have several: the configuration of today matches one of them, earlier ones d
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -36,7 +35,7 @@ def write_pin(folder: Path, configured_name: str, model: EmbeddingModel) -> tupl
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
     return path, True
 
 

@@ -1,0 +1,1 @@
+"""Measurements of embedmigrate, run by hand: see README.md."""

@@ -1,0 +1,5 @@
+"""``python -m embedmigrate``."""
+
+from embedmigrate.cli import main
+
+main()

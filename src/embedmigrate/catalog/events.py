@@ -1,0 +1,45 @@
+"""The record of what happened: who did what to which collection, when. Never document text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from embedmigrate.catalog import schema
+from embedmigrate.catalog.database import actor
+
+
+def record(
+    connection: Connection,
+    kind: str,
+    collection: str | None,
+    data: Mapping[str, Any] | None = None,
+    *,
+    run_id: int | None = None,
+) -> None:
+    """Add an event in the caller's transaction."""
+    connection.execute(
+        schema.event.insert().values(
+            at=time.time(),
+            actor=actor(),
+            collection=collection,
+            run_id=run_id,
+            kind=kind,
+            data=dict(data or {}),
+        )
+    )
+
+
+def history(connection: Connection, collection: str, limit: int = 50) -> list[dict[str, Any]]:
+    """The last events of a collection, newest first."""
+    rows = connection.execute(
+        sa.select(schema.event)
+        .where(schema.event.c.collection == collection)
+        .order_by(schema.event.c.id.desc())
+        .limit(limit)
+    )
+    return [dict(row._mapping) for row in rows]

@@ -1,0 +1,162 @@
+"""Collections, models and indexes: guarded transactions on their rows.
+
+Every function works inside the caller's transaction and changes exactly what it names. A guard
+that does not match raises ``Refused``: nothing is changed by a stale view of the world.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from embedmigrate.catalog import schema
+from embedmigrate.catalog.records import IndexRecord, IndexState
+from embedmigrate.errors import Refused
+from embedmigrate.models import EmbeddingModel, IndexSpec
+
+_index = schema.index.c
+
+
+def ensure_collection(connection: Connection, name: str) -> None:
+    """Make the collection's row and its route (to nothing) unless they exist."""
+    exists = connection.execute(
+        sa.select(schema.collection.c.name).where(schema.collection.c.name == name)
+    ).first()
+    if exists is None:
+        now = time.time()
+        connection.execute(
+            schema.collection.insert().values(
+                name=name, journal_head=0, indexes_made=0, created_at=now
+            )
+        )
+        connection.execute(
+            schema.route.insert().values(collection=name, generation=0, updated_at=now)
+        )
+
+
+def create(connection: Connection, collection: str, spec: IndexSpec) -> IndexRecord:
+    """A new index row in state ``building``, under a name that was never used before."""
+    connection.execute(
+        schema.collection.update()
+        .where(schema.collection.c.name == collection)
+        .values(indexes_made=schema.collection.c.indexes_made + 1)
+    )
+    row = connection.execute(
+        sa.select(schema.collection).where(schema.collection.c.name == collection)
+    ).one()
+    name = f"{collection}-{row.indexes_made:04d}"
+    _remember_model(connection, spec.model)
+    connection.execute(
+        schema.index.insert().values(
+            name=name,
+            collection=collection,
+            spec_digest=spec.digest,
+            spec=spec.model_dump(mode="json"),
+            fingerprint=spec.model.fingerprint,
+            query_side=spec.model.query_side,
+            state=IndexState.BUILDING,
+            position=row.journal_head,
+            created_at=time.time(),
+        )
+    )
+    return get(connection, name)
+
+
+def _remember_model(connection: Connection, model: EmbeddingModel) -> None:
+    key = {"fingerprint": model.fingerprint, "query_side": model.query_side}
+    columns = schema.model.c
+    known = connection.execute(
+        sa.select(columns.fingerprint).where(
+            columns.fingerprint == model.fingerprint, columns.query_side == model.query_side
+        )
+    ).first()
+    if known is None:
+        connection.execute(
+            schema.model.insert().values(
+                **key,
+                name=model.name,
+                identity=model.model_dump(mode="json"),
+                created_at=time.time(),
+            )
+        )
+
+
+def get(connection: Connection, name: str) -> IndexRecord:
+    """The index of that name, dropped or not."""
+    return IndexRecord.of(
+        connection.execute(sa.select(schema.index).where(_index.name == name)).one()
+    )
+
+
+def of_collection(
+    connection: Connection, collection: str, *states: IndexState
+) -> list[IndexRecord]:
+    """The indexes of a collection in these states (by default all but dropped), oldest first."""
+    query = sa.select(schema.index).where(_index.collection == collection)
+    if states:
+        query = query.where(_index.state.in_(states))
+    else:
+        query = query.where(_index.state != IndexState.DROPPED)
+    return [IndexRecord.of(row) for row in connection.execute(query.order_by(_index.name))]
+
+
+def reusable(connection: Connection, collection: str, spec: IndexSpec) -> IndexRecord | None:
+    """The newest index of this spec that is neither dropped nor live."""
+    rows = of_collection(
+        connection, collection, IndexState.BUILDING, IndexState.READY, IndexState.RETAINED
+    )
+    return next((row for row in reversed(rows) if row.spec_digest == spec.digest), None)
+
+
+def known_names(connection: Connection) -> set[str]:
+    """Every index this catalog has ever made and not dropped."""
+    return set(
+        connection.execute(
+            sa.select(_index.name).where(_index.state != IndexState.DROPPED)
+        ).scalars()
+    )
+
+
+def move(
+    connection: Connection, name: str, before: tuple[IndexState, ...], after: IndexState
+) -> None:
+    """Change the state of one index, if it is in one of ``before``."""
+    values: dict[str, Any] = {"state": after}
+    if after is IndexState.RETAINED:
+        values["retained_at"] = time.time()
+    elif after is IndexState.LIVE:
+        values["retained_at"] = None
+    elif after is IndexState.DROPPED:
+        values["dropped_at"] = time.time()
+    moved = connection.execute(
+        schema.index.update().where(_index.name == name, _index.state.in_(before)).values(**values)
+    )
+    if moved.rowcount != 1:
+        state = get(connection, name).state
+        raise Refused(
+            f"index {name} cannot become {after}",
+            found=state,
+            expected=" or ".join(before),
+            next_step="embedmigrate status",
+        )
+
+
+def advance(connection: Connection, name: str, position: int) -> None:
+    """Record that the index reflects the journal through ``position``; it never goes back."""
+    connection.execute(
+        schema.index.update()
+        .where(_index.name == name, _index.position < position)
+        .values(position=position)
+    )
+
+
+def dropped_names(connection: Connection) -> set[str]:
+    """Indexes that were dropped; what is left of one in a store is rubbish."""
+    return set(
+        connection.execute(
+            sa.select(_index.name).where(_index.state == IndexState.DROPPED)
+        ).scalars()
+    )

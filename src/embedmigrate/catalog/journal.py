@@ -1,0 +1,71 @@
+"""The journal: one ordered list of (seq, document id, change) a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from embedmigrate.catalog import schema
+
+_journal = schema.journal.c
+
+
+class Entry(NamedTuple):
+    """One change. What it was is a hint: the document is read again before it is applied."""
+
+    seq: int
+    document_id: str
+    change: str
+
+
+def head(connection: Connection, collection: str) -> int:
+    """The seq of the last entry; 0 when there is none."""
+    return int(
+        connection.execute(
+            sa.select(schema.collection.c.journal_head).where(
+                schema.collection.c.name == collection
+            )
+        ).scalar_one()
+    )
+
+
+def append(connection: Connection, collection: str, changes: Sequence[tuple[str, str]]) -> int:
+    """Add (document id, change) entries in order; returns the new head."""
+    if not changes:
+        return head(connection, collection)
+    connection.execute(
+        schema.collection.update()
+        .where(schema.collection.c.name == collection)
+        .values(journal_head=schema.collection.c.journal_head + len(changes))
+    )
+    last = head(connection, collection)
+    first = last - len(changes) + 1
+    connection.execute(
+        schema.journal.insert(),
+        [
+            {"collection": collection, "seq": seq, "document_id": document_id, "change": change}
+            for seq, (document_id, change) in enumerate(changes, start=first)
+        ],
+    )
+    return last
+
+
+def entries(connection: Connection, collection: str, after: int, limit: int) -> list[Entry]:
+    """At most ``limit`` entries with a seq greater than ``after``, in order."""
+    rows = connection.execute(
+        sa.select(_journal.seq, _journal.document_id, _journal.change)
+        .where(_journal.collection == collection, _journal.seq > after)
+        .order_by(_journal.seq)
+        .limit(limit)
+    )
+    return [Entry(*row) for row in rows]
+
+
+def forget(connection: Connection, collection: str, through: int) -> int:
+    """Delete entries that every index of the collection has passed; returns how many."""
+    return connection.execute(
+        schema.journal.delete().where(_journal.collection == collection, _journal.seq <= through)
+    ).rowcount

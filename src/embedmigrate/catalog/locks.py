@@ -1,0 +1,168 @@
+"""One runner a collection: a lock with a lease and an epoch that only grows (I15).
+
+Every write of a runner renews its lease in the same transaction and fails when the epoch has moved
+on. A runner that was stopped beyond its lease and wakes up can therefore change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from embedmigrate.catalog import schema
+from embedmigrate.catalog.database import Catalog
+from embedmigrate.errors import FencedOut, LockHeld
+
+_lock = schema.lock.c
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Proof of holding a collection's lock."""
+
+    collection: str
+    epoch: int
+    owner: str
+
+
+def acquire(catalog: Catalog, collection: str, lease_seconds: float) -> Lease:
+    """Take the lock, or raise ``LockHeld`` naming who has it.
+
+    A lock is free when its owner gave it back, when its lease ran out, or when its owner was a
+    process of this machine that no longer lives.
+    """
+    owner = _describe_this_process()
+    with catalog.write() as connection:
+        row = connection.execute(
+            sa.select(schema.lock).where(_lock.collection == collection)
+        ).first()
+        now = time.time()
+        if row is None:
+            connection.execute(
+                schema.lock.insert().values(
+                    collection=collection,
+                    epoch=1,
+                    owner=owner,
+                    heartbeat_at=now,
+                    lease_seconds=lease_seconds,
+                )
+            )
+            return Lease(collection, 1, owner)
+        age = now - row.heartbeat_at
+        if row.owner is not None and age < row.lease_seconds and _may_live(row.owner):
+            raise LockHeld(
+                f"another runner works on {collection!r}",
+                found=f"{_for_people(row.owner)}, last heard of {age:.0f} s ago",
+                expected="no other runner",
+                next_step="wait for it, or look at `embedmigrate status`",
+            )
+        taken = connection.execute(
+            schema.lock.update()
+            .where(_lock.collection == collection, _lock.epoch == row.epoch)
+            .values(epoch=row.epoch + 1, owner=owner, heartbeat_at=now, lease_seconds=lease_seconds)
+        )
+        if taken.rowcount != 1:
+            raise LockHeld(
+                f"another runner took {collection!r} at this moment",
+                next_step="run the same command again",
+            )
+        return Lease(collection, row.epoch + 1, owner)
+
+
+def renew(connection: Connection, lease: Lease) -> None:
+    """Renew the lease in the caller's transaction; ``FencedOut`` when it was lost."""
+    held = connection.execute(
+        schema.lock.update()
+        .where(
+            _lock.collection == lease.collection,
+            _lock.epoch == lease.epoch,
+            _lock.owner == lease.owner,
+        )
+        .values(heartbeat_at=time.time())
+    )
+    if held.rowcount != 1:
+        raise FencedOut(
+            f"the lock on {lease.collection!r} is no longer held by this process",
+            found="a later epoch",
+            expected=f"epoch {lease.epoch}",
+            next_step="look at `embedmigrate status`; the other runner carries on",
+        )
+
+
+def release(catalog: Catalog, lease: Lease) -> None:
+    """Give the lock back; a lease that was lost is left alone."""
+    with catalog.write() as connection:
+        connection.execute(
+            schema.lock.update()
+            .where(_lock.collection == lease.collection, _lock.epoch == lease.epoch)
+            .values(owner=None)
+        )
+
+
+def holder(connection: Connection, collection: str) -> str | None:
+    """Who holds the lock now, for people; None when it is free."""
+    row = connection.execute(sa.select(schema.lock).where(_lock.collection == collection)).first()
+    if row is None or row.owner is None or not _may_live(row.owner):
+        return None
+    if time.time() - row.heartbeat_at >= row.lease_seconds:
+        return None
+    return _for_people(row.owner)
+
+
+def _describe_this_process() -> str:
+    pid = os.getpid()
+    return json.dumps(
+        {
+            "host": socket.gethostname(),
+            "boot": _boot_id(),
+            "pid": pid,
+            "started": _process_start(pid),
+            "nonce": os.urandom(8).hex(),
+        }
+    )
+
+
+def _for_people(owner: str) -> str:
+    facts = json.loads(owner)
+    return f"process {facts['pid']} on {facts['host']}"
+
+
+def _may_live(owner: str) -> bool:
+    """False only when the owner is known to be dead: this machine, and no such process."""
+    facts = json.loads(owner)
+    if facts["host"] != socket.gethostname() or facts["boot"] != _boot_id():
+        return True
+    try:
+        os.kill(facts["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    started = _process_start(facts["pid"])
+    return started is None or started == facts["started"]
+
+
+def _boot_id() -> str | None:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return None
+
+
+def _process_start(pid: int) -> str | None:
+    """Kernel start time of a process, so that a recycled pid is not taken for its predecessor.
+
+    ``"dead"`` for one that only waits to be reaped; None where /proc does not tell.
+    """
+    with suppress(OSError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+        state_and_rest = stat.rpartition(")")[2].split()
+        return "dead" if state_and_rest[0] in "ZX" else state_and_rest[19]
+    return None

@@ -1,0 +1,238 @@
+"""Runs and their batches: the work of building one index, and how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from embedmigrate.catalog import events, schema
+from embedmigrate.catalog.database import Catalog, actor
+from embedmigrate.catalog.locks import Lease, renew
+from embedmigrate.catalog.records import BatchRecord, RunRecord, RunState
+from embedmigrate.errors import FencedOut
+
+_run, _batch = schema.run.c, schema.batch.c
+
+
+def get(connection: Connection, run_id: int) -> RunRecord:
+    return RunRecord.of(connection.execute(sa.select(schema.run).where(_run.id == run_id)).one())
+
+
+def latest(
+    connection: Connection,
+    collection: str,
+    *,
+    revision: str | None = None,
+    index: str | None = None,
+) -> RunRecord | None:
+    """The newest run of a collection, of one revision or for one index."""
+    query = sa.select(schema.run).where(_run.collection == collection)
+    if revision is not None:
+        query = query.where(_run.revision == revision)
+    if index is not None:
+        query = query.where(_run.index_name == index)
+    row = connection.execute(query.order_by(_run.id.desc()).limit(1)).first()
+    return None if row is None else RunRecord.of(row)
+
+
+def create(
+    connection: Connection, lease: Lease, revision: str, index_name: str, reason: str | None
+) -> RunRecord:
+    """A new run in state ``planned``."""
+    renew(connection, lease)
+    key = connection.execute(
+        schema.run.insert().values(
+            collection=lease.collection,
+            revision=revision,
+            index_name=index_name,
+            state=RunState.PLANNED,
+            epoch=lease.epoch,
+            total=0,
+            done=0,
+            skipped=0,
+            failed=0,
+            embedded=0,
+            started_at=time.time(),
+            actor=actor(),
+            reason=reason,
+        )
+    ).inserted_primary_key
+    assert key is not None
+    run_id = int(key[0])
+    events.record(
+        connection,
+        "run_started",
+        lease.collection,
+        {"revision": revision, "index": index_name, "again": reason},
+        run_id=run_id,
+    )
+    return get(connection, run_id)
+
+
+def take_over(connection: Connection, lease: Lease, run: RunRecord) -> RunRecord:
+    """Carry on a run under this lease's epoch; clears what stopped it before."""
+    renew(connection, lease)
+    connection.execute(
+        schema.run.update().where(_run.id == run.id).values(epoch=lease.epoch, reason=None)
+    )
+    return get(connection, run.id)
+
+
+def move(
+    connection: Connection,
+    lease: Lease,
+    run: RunRecord,
+    after: RunState,
+    *,
+    reason: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Take a run from the state it was read in to ``after``; ``FencedOut`` if it moved on."""
+    renew(connection, lease)
+    moved = connection.execute(
+        schema.run.update()
+        .where(_run.id == run.id, _run.state == run.state, _run.epoch == lease.epoch)
+        .values(state=after, reason=reason, **(values or {}))
+    )
+    if moved.rowcount != 1:
+        raise FencedOut(
+            f"run {run.id} was changed by somebody else",
+            found=get(connection, run.id).state,
+            expected=run.state,
+            next_step="embedmigrate status",
+        )
+    if after is not run.state:
+        events.record(
+            connection,
+            "run_state",
+            run.collection,
+            {"from": run.state, "to": after, "reason": reason},
+            run_id=run.id,
+        )
+    return get(connection, run.id)
+
+
+def plan_batches(
+    catalog: Catalog,
+    lease: Lease,
+    run: RunRecord,
+    ranges: Iterable[tuple[str | None, str | None, int]],
+) -> int:
+    """Replace the batches of a planned run by ``ranges``; returns the number of documents.
+
+    Written page by page: a crash leaves a run that is still ``planned`` and is planned again.
+    """
+    with catalog.write() as connection:
+        renew(connection, lease)
+        connection.execute(schema.batch.delete().where(_batch.run_id == run.id))
+    total = 0
+    for page in _pages(enumerate(ranges), 1000):
+        with catalog.write() as connection:
+            renew(connection, lease)
+            connection.execute(
+                schema.batch.insert(),
+                [
+                    {
+                        "run_id": run.id,
+                        "ordinal": ordinal,
+                        "after": after,
+                        "until": until,
+                        "documents": documents,
+                    }
+                    for ordinal, (after, until, documents) in page
+                ],
+            )
+        total += sum(documents for _, (_, _, documents) in page)
+    return total
+
+
+def pending_batches(catalog: Catalog, run_id: int, page: int = 1000) -> Iterator[BatchRecord]:
+    """The batches that are not finished, in order; reads a page at a time."""
+    last = -1
+    while True:
+        with catalog.read() as connection:
+            rows = connection.execute(
+                sa.select(
+                    _batch.run_id, _batch.ordinal, _batch.after, _batch.until, _batch.documents
+                )
+                .where(_batch.run_id == run_id, _batch.finished_at.is_(None), _batch.ordinal > last)
+                .order_by(_batch.ordinal)
+                .limit(page)
+            ).all()
+        if not rows:
+            return
+        yield from (BatchRecord(*row) for row in rows)
+        last = rows[-1].ordinal
+
+
+def finish_batch(
+    connection: Connection,
+    lease: Lease,
+    batch: BatchRecord,
+    *,
+    done: int,
+    skipped: int,
+    embedded: int,
+) -> None:
+    """Checkpoint: the batch is durable in the store (I14), so it counts from now on.
+
+    A range may hold more or fewer documents than when it was planned; the total follows, so that
+    the accounts always balance (I16).
+    """
+    renew(connection, lease)
+    finished = connection.execute(
+        schema.batch.update()
+        .where(
+            _batch.run_id == batch.run_id,
+            _batch.ordinal == batch.ordinal,
+            _batch.finished_at.is_(None),
+        )
+        .values(finished_at=time.time(), done=done, skipped=skipped, embedded=embedded)
+    )
+    if finished.rowcount == 1:
+        connection.execute(
+            schema.run.update()
+            .where(_run.id == batch.run_id)
+            .values(
+                done=_run.done + done,
+                skipped=_run.skipped + skipped,
+                embedded=_run.embedded + embedded,
+                total=_run.total + done + skipped - batch.documents,
+            )
+        )
+
+
+def add_evidence(
+    connection: Connection,
+    index_name: str,
+    invariant: int,
+    holds: bool,
+    measured: Mapping[str, Any],
+    run_id: int | None,
+) -> None:
+    """Keep what was measured for an invariant, in figures."""
+    connection.execute(
+        schema.evidence.insert().values(
+            run_id=run_id,
+            index_name=index_name,
+            invariant=invariant,
+            holds=holds,
+            measured=dict(measured),
+            at=time.time(),
+        )
+    )
+
+
+def _pages(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    page: list[Any] = []
+    for item in items:
+        page.append(item)
+        if len(page) == size:
+            yield page
+            page = []
+    if page:
+        yield page

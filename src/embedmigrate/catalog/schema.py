@@ -1,0 +1,174 @@
+"""Tables of the catalog (SQLAlchemy Core). Times are seconds since 1970, UTC.
+
+No table holds document text or a secret: documents appear as ids, batches as key ranges.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+_BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up INTEGER keys only
+
+catalog = Table(
+    "embedmigrate_catalog",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("catalog_id", String(36), nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+collection = Table(
+    "embedmigrate_collection",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("journal_head", _BIG, nullable=False),
+    Column("indexes_made", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+model = Table(
+    "embedmigrate_model",
+    metadata,
+    Column("fingerprint", String(32), primary_key=True),
+    Column("query_side", String(32), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("identity", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+index = Table(
+    "embedmigrate_index",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("collection", String(40), ForeignKey(collection.c.name), nullable=False),
+    Column("spec_digest", String(32), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("fingerprint", String(32), nullable=False),
+    Column("query_side", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("position", _BIG, nullable=False),  # journal seq that the index reflects
+    Column("created_at", Float, nullable=False),
+    Column("retained_at", Float),  # when it stopped being live
+    Column("dropped_at", Float),
+    Index("embedmigrate_index_collection", "collection", "spec_digest"),
+)
+
+route = Table(
+    "embedmigrate_route",
+    metadata,
+    Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
+    Column("live_index", String(63), ForeignKey(index.c.name)),
+    Column("candidate_index", String(63), ForeignKey(index.c.name)),
+    Column("generation", Integer, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+run = Table(
+    "embedmigrate_run",
+    metadata,
+    Column("id", _BIG, primary_key=True),
+    Column("collection", String(40), ForeignKey(collection.c.name), nullable=False),
+    Column("revision", String(32), nullable=False),
+    Column("index_name", String(63), ForeignKey(index.c.name), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("epoch", _BIG, nullable=False),
+    Column("total", _BIG, nullable=False),
+    Column("done", _BIG, nullable=False),
+    Column("skipped", _BIG, nullable=False),
+    Column("failed", _BIG, nullable=False),
+    Column("embedded", _BIG, nullable=False),  # texts that the model was asked for
+    Column("started_at", Float, nullable=False),
+    Column("ready_at", Float),
+    Column("followed_at", Float),  # when the changes after the cut-over had been applied
+    Column("actor", String(128), nullable=False),
+    Column("reason", Text),
+    Index("embedmigrate_run_revision", "collection", "revision"),
+)
+
+batch = Table(
+    "embedmigrate_batch",
+    metadata,
+    Column("run_id", _BIG, ForeignKey(run.c.id), primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("after", Text),
+    Column("until", Text),
+    Column("documents", Integer, nullable=False),
+    Column("finished_at", Float),
+    Column("done", Integer),
+    Column("skipped", Integer),
+    Column("embedded", Integer),
+)
+
+journal = Table(
+    "embedmigrate_journal",
+    metadata,
+    Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
+    Column("seq", _BIG, primary_key=True),
+    Column("document_id", Text, nullable=False),
+    Column("change", String(16), nullable=False),
+)
+
+applied = Table(
+    "embedmigrate_applied",
+    metadata,
+    Column("revision", String(32), primary_key=True),
+    Column("collection", String(40), ForeignKey(collection.c.name), nullable=False),
+    Column("down_revision", String(32)),
+    Column("index_name", String(63), ForeignKey(index.c.name)),
+    Column("previous_index", String(63), ForeignKey(index.c.name)),
+    Column("superseded_by", String(32)),  # set: the version row was written, nothing was cut over
+    Column("run_id", _BIG, ForeignKey(run.c.id)),
+    Column("applied_at", Float, nullable=False),
+)
+
+evidence = Table(
+    "embedmigrate_evidence",
+    metadata,
+    Column("id", _BIG, primary_key=True),
+    Column("run_id", _BIG, ForeignKey(run.c.id)),
+    Column("index_name", String(63), ForeignKey(index.c.name), nullable=False),
+    Column("invariant", Integer, nullable=False),
+    Column("holds", Boolean, nullable=False),
+    Column("measured", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+event = Table(
+    "embedmigrate_event",
+    metadata,
+    Column("id", _BIG, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("collection", String(40)),
+    Column("run_id", _BIG),
+    Column("kind", String(32), nullable=False),
+    Column("data", JSON, nullable=False),
+)
+
+lock = Table(
+    "embedmigrate_lock",
+    metadata,
+    Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
+    Column("epoch", _BIG, nullable=False),
+    Column("owner", Text),  # None: free
+    Column("heartbeat_at", Float, nullable=False),
+    Column("lease_seconds", Float, nullable=False),
+)

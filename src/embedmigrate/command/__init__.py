@@ -1,0 +1,51 @@
+"""One plain function a command: the Python API for schedulers and scripts.
+
+Every function takes the ``Settings`` first (see ``embedmigrate.config.load_settings``), returns
+data, prints nothing but progress through the reporter it is given, and raises the errors of
+``embedmigrate.errors``, whose ``exit_code`` the command line returns.
+"""
+
+from embedmigrate.command.back import downgrade, rollback
+from embedmigrate.command.forward import contract, cutover, upgrade
+from embedmigrate.command.reading import check, plan, search, status, verify
+from embedmigrate.command.scripts import (
+    branches,
+    current,
+    edit,
+    ensure_version,
+    heads,
+    history,
+    merge,
+    revision,
+    show,
+    stamp,
+    upgrade_sql,
+)
+from embedmigrate.command.setup import init, list_templates, pin
+
+__all__ = [
+    "branches",
+    "check",
+    "contract",
+    "current",
+    "cutover",
+    "downgrade",
+    "edit",
+    "ensure_version",
+    "heads",
+    "history",
+    "init",
+    "list_templates",
+    "merge",
+    "pin",
+    "plan",
+    "revision",
+    "rollback",
+    "search",
+    "show",
+    "stamp",
+    "status",
+    "upgrade",
+    "upgrade_sql",
+    "verify",
+]

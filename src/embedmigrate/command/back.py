@@ -1,0 +1,331 @@
+"""Commands that take collections back: downgrade and rollback, which are the same thing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import alembic.command
+from sqlalchemy.engine import Connection
+
+from embedmigrate.catalog import indexes, routes, runs
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import AppliedRecord, IndexState
+from embedmigrate.command.project import Project, version_table
+from embedmigrate.config import Settings
+from embedmigrate.engine import settle
+from embedmigrate.engine.job import Reporter, StopSignal
+from embedmigrate.engine.prepare import Transition, prepare
+from embedmigrate.errors import (
+    ConfigError,
+    DigestMismatch,
+    Irreversible,
+    LockHeld,
+    ScriptError,
+    UnknownRevision,
+    UsageError,
+)
+from embedmigrate.migration.environment import Environment, script_errors
+from embedmigrate.migration.operations import RollbackOp
+from embedmigrate.migration.plan import Downgrade, plan_downgrade
+from embedmigrate.migration.recorder import RecordedStep, pending_downgrades
+from embedmigrate.migration.walk import DowngradeWalk
+
+
+def downgrade(
+    settings: Settings,
+    target: str,
+    *,
+    reason: str | None = None,
+    now: bool = False,
+    rebuild: bool = False,
+    allow_mass_delete: bool = False,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> dict[str, Any]:
+    """Go back to ``target``: catch the old index up with the source, then switch.
+
+    ``now`` switches first and catches up afterwards: until then readers may see old documents (I5
+    is suspended, and recorded so). ``rebuild`` builds an index that was dropped again, with the old
+    model. ``Irreversible`` when the old index is gone, or ``target`` lies inside a block of
+    revisions that were applied as one.
+    """
+    with Project(
+        settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
+    ) as project:
+        scripts = Environment(settings).scripts()
+        heads = project.applied_heads()
+        _refuse_ambiguous(settings, target, heads)
+        steps = pending_downgrades(scripts, heads, target)
+        downgrades = _plan(project, steps)
+        with project.locked(plan.collection for plan in downgrades) as leases:
+            if project.applied_heads() != heads or _plan(project, steps) != downgrades:
+                raise LockHeld(
+                    "something else moved while the locks were taken",
+                    next_step="run the same command again",
+                )
+            plans = _make_targets_ready(project, downgrades, leases, now=now, rebuild=rebuild)
+            handler = DowngradeWalk(plans, leases, _reason(reason, now=now))
+            environment = Environment(
+                settings, project.catalog, handler=handler, on_step=handler.on_step
+            )
+            with script_errors():
+                alembic.command.downgrade(environment.config, target)
+            _settle(project, plans, leases)
+        return _describe(project, plans)
+
+
+def rollback(
+    settings: Settings,
+    collection: str,
+    *,
+    reason: str | None = None,
+    now: bool = False,
+    rebuild: bool = False,
+    allow_mass_delete: bool = False,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> dict[str, Any]:
+    """Undo the last cut-over of ``collection``: the downgrade that its scripts describe.
+
+    Works from the catalog alone when the scripts are gone.
+    """
+    settings.collection(collection)
+    with Project(
+        settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
+    ) as project:
+        block = _last_block(project, collection)
+        base = block[-1].down_revision
+        if _has_scripts(settings, block):
+            project.close()
+            return downgrade(
+                settings,
+                base if base is not None else f"{collection}@base",
+                reason=reason,
+                now=now,
+                rebuild=rebuild,
+                allow_mass_delete=allow_mass_delete,
+                reporter=reporter,
+                stop=stop,
+            )
+        plan = Downgrade(collection, tuple(block), block[0].previous_index)
+        with project.locked([collection]) as leases:
+            plans = _make_targets_ready(project, [plan], leases, now=now, rebuild=rebuild)
+            _switch_without_scripts(
+                project, plans[0], leases[collection], base, _reason(reason, now=now)
+            )
+            _settle(project, plans, leases)
+        return _describe(project, plans)
+
+
+# -- what is undone ---------------------------------------------------------------------------
+
+
+def _refuse_ambiguous(settings: Settings, target: str, heads: tuple[str, ...]) -> None:
+    if re.fullmatch(r"-\d+", target) and len(heads) > 1:
+        raise UsageError(
+            f"downgrade {target} is ambiguous: {len(heads)} revisions are applied",
+            found=", ".join(sorted(heads)),
+            expected="a collection",
+            next_step=" or ".join(
+                f"embedmigrate downgrade {name}@{target}" for name in sorted(settings.collections)
+            ),
+        )
+
+
+def _plan(project: Project, steps: Sequence[RecordedStep]) -> list[Downgrade]:
+    moving = [step.operation.collection for step in steps if step.operation is not None]
+    with project.catalog.read() as connection:
+        applied = {name: routes.applied_of(connection, name) for name in dict.fromkeys(moving)}
+        downgrades = plan_downgrade(steps, applied)
+        for downgrade in downgrades:
+            _check_destination(connection, downgrade, steps)
+    return downgrades
+
+
+def _check_destination(
+    connection: Connection, downgrade: Downgrade, steps: Sequence[RecordedStep]
+) -> None:
+    last = next(step.operation for step in steps if step.revision == downgrade.last_step)
+    target = downgrade.target_index
+    recorded = None if target is None else indexes.get(connection, target).fingerprint
+    if isinstance(last, RollbackOp) and last.to != recorded:
+        raise ScriptError(
+            f"revision {downgrade.last_step} rolls back to another model than it replaced",
+            found=f"to={last.to}",
+            expected=recorded or "None",
+            next_step="correct downgrade() in the script",
+        )
+
+
+def _last_block(project: Project, collection: str) -> list[AppliedRecord]:
+    """The last cut-over with the revisions that it superseded, the last first."""
+    with project.catalog.read() as connection:
+        applied = routes.applied_of(connection, collection)
+    if not applied:
+        raise UnknownRevision(
+            f"nothing of {collection!r} is applied that could be rolled back",
+            next_step="embedmigrate status",
+        )
+    head = applied[0]
+    return [
+        record for record in applied if head.revision in (record.revision, record.superseded_by)
+    ]
+
+
+def _has_scripts(settings: Settings, block: Sequence[AppliedRecord]) -> bool:
+    try:
+        scripts = Environment(settings).scripts()
+        for record in block:
+            with script_errors():
+                scripts.get_revision(record.revision)
+            if record.down_revision is not None:
+                with script_errors():
+                    scripts.get_revision(record.down_revision)
+    except (ConfigError, UnknownRevision):
+        return False
+    return True
+
+
+# -- making the way back safe -----------------------------------------------------------------
+
+
+def _make_targets_ready(
+    project: Project,
+    downgrades: Sequence[Downgrade],
+    leases: Mapping[str, Lease],
+    *,
+    now: bool,
+    rebuild: bool,
+) -> list[Downgrade]:
+    """Catch the old indexes up (or build them again); returns the plans with what they go to."""
+    plans = []
+    for downgrade in downgrades:
+        collection, target = downgrade.collection, downgrade.target_index
+        if target is not None:
+            with project.catalog.read() as connection:
+                state = indexes.get(connection, target).state
+            if state is IndexState.DROPPED:
+                target = _rebuilt(project, downgrade, leases[collection], rebuild=rebuild)
+            elif not now:
+                _catch_up(project, collection, leases[collection], target)
+        plans.append(Downgrade(collection, downgrade.undone, target))
+    return plans
+
+
+def _catch_up(project: Project, collection: str, lease: Lease, target: str) -> None:
+    try:
+        settle.catch_up(project.job(collection), lease, target)
+    except (ConfigError, DigestMismatch) as error:
+        raise Irreversible(
+            f"the documents of {collection!r} that changed since the cut-over cannot be embedded "
+            f"with the old model: {error.message}",
+            found=error.found,
+            expected="the old model, to bring its index up to date first",
+            next_step="make the old model available, or add --now to serve its index as it is",
+        ) from error
+
+
+def _rebuilt(project: Project, downgrade: Downgrade, lease: Lease, *, rebuild: bool) -> str:
+    assert downgrade.target_index is not None
+    with project.catalog.read() as connection:
+        dropped = indexes.get(connection, downgrade.target_index)
+        live = routes.live_fingerprint(connection, downgrade.collection)
+    if not rebuild:
+        raise Irreversible(
+            f"the index that {downgrade.collection!r} would go back to was dropped",
+            found=f"{dropped.name} of {dropped.model.reference}, dropped after its grace",
+            expected="a retained index",
+            next_step="add --rebuild to embed the collection with that model again, or write a "
+            f"forward revision: embedmigrate revision --collection {downgrade.collection} --to …",
+        )
+    down_revision = downgrade.undone[-1].down_revision
+    assert down_revision is not None
+    run = prepare(
+        project.job(downgrade.collection),
+        lease,
+        Transition(revision=down_revision, spec=dropped.spec, leaves=live),
+        again="rebuilt for a downgrade",
+        recall_target=project.settings.collection(downgrade.collection).recall_target,
+    )
+    return run.index_name
+
+
+def _reason(reason: str | None, *, now: bool) -> str | None:
+    if not now:
+        return reason
+    return f"{reason or 'no reason given'} (--now: switched before catching up, I5 suspended)"
+
+
+# -- switching --------------------------------------------------------------------------------
+
+
+def _switch_without_scripts(
+    project: Project, plan: Downgrade, lease: Lease, base: str | None, reason: str | None
+) -> None:
+    """Route and version row in one transaction (I10), without Alembic."""
+    newest, column = plan.undone[0].revision, version_table.c.version_num
+    with project.catalog.write() as connection:
+        removed = connection.execute(version_table.delete().where(column == newest))
+        if removed.rowcount != 1:
+            raise ScriptError(
+                f"revision {newest} is not the last one applied to {plan.collection!r}, and the "
+                "scripts that would tell what came after it are gone",
+                next_step="restore the scripts from version control",
+            )
+        others = {record.revision for record in plan.undone} - {newest}
+        if others:
+            connection.execute(version_table.delete().where(column.in_(others)))
+        if base is not None:
+            connection.execute(version_table.insert().values(version_num=base))
+        for record in plan.undone:
+            routes.undo(
+                connection,
+                lease,
+                record,
+                target_index=plan.target_index,
+                switch=record is plan.undone[-1],
+                reason=reason,
+            )
+
+
+def _settle(project: Project, plans: Sequence[Downgrade], leases: Mapping[str, Lease]) -> None:
+    """Record the generation in what is live now, and apply what changed meanwhile."""
+    for plan in plans:
+        if plan.target_index is None:
+            continue
+        with project.catalog.write() as connection:
+            routes.replace_applied_index(connection, plan.collection, plan.target_index)
+            generation = routes.get(connection, plan.collection).generation
+        try:
+            settle.catch_up(
+                project.job(plan.collection),
+                leases[plan.collection],
+                plan.target_index,
+                generation=generation,
+            )
+        except (ConfigError, DigestMismatch) as error:
+            project.reporter.note(f"{plan.collection}: served as it is: {error}")
+
+
+def _describe(project: Project, plans: Sequence[Downgrade]) -> dict[str, Any]:
+    entries = []
+    with project.catalog.read() as connection:
+        for plan in plans:
+            route = routes.get(connection, plan.collection)
+            run = (
+                None
+                if plan.undone[0].run_id is None
+                else runs.get(connection, plan.undone[0].run_id)
+            )
+            entries.append(
+                {
+                    "collection": plan.collection,
+                    "undone": [record.revision for record in plan.undone],
+                    "live": route.live_index,
+                    "generation": route.generation,
+                    "reason": None if run is None else run.reason,
+                }
+            )
+    return {"schema": 1, "collections": entries}

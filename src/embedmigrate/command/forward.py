@@ -1,0 +1,256 @@
+"""Commands that move collections forward: upgrade, cutover, contract."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import alembic.command
+from alembic.script import ScriptDirectory
+
+from embedmigrate.catalog import indexes, routes, runs
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import RunRecord, RunState
+from embedmigrate.command.project import Project
+from embedmigrate.config import Settings
+from embedmigrate.engine import settle
+from embedmigrate.engine.job import Reporter, StopSignal
+from embedmigrate.engine.prepare import check_leaves, prepare
+from embedmigrate.errors import EmbedMigrateError, LockHeld, Refused, Stopped
+from embedmigrate.migration.environment import Environment, script_errors
+from embedmigrate.migration.plan import Upgrade, plan_upgrade
+from embedmigrate.migration.recorder import pending_upgrades, refuse_forks
+from embedmigrate.migration.walk import UpgradeWalk
+
+_SEVERITY = (1, 3, 4, 5, 6, 7, 75)
+"""With several collections the first of these exit codes that occurred is the command's."""
+
+
+def upgrade(
+    settings: Settings,
+    targets: Sequence[str] = ("heads",),
+    *,
+    until_ready: bool = False,
+    again: str | None = None,
+    allow_mass_delete: bool = False,
+    only_ready: bool = False,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> dict[str, Any]:
+    """Apply the pending revisions up to ``targets``.
+
+    Every collection that moves is brought to ``ready`` first; then Alembic walks the scripts and
+    each step commits its route and its version row together. ``until_ready`` stops before the walk,
+    ``again`` is the reason to redo what a person rolled back, ``only_ready`` refuses to embed.
+    Returns what each collection did. With nothing pending, nothing is written.
+    """
+    with Project(
+        settings,
+        reporter=reporter,
+        stop=stop,
+        create_catalog=True,
+        allow_mass_delete=allow_mass_delete,
+    ) as project:
+        scripts = Environment(settings).scripts()
+        refuse_forks(scripts)
+        upgrades = _pending(project, scripts, targets)
+        moving = {upgrade.collection for upgrade in upgrades}
+        unsettled = _unsettled(project) - moving
+        _ensure_collections(project, moving)
+        if only_ready:
+            _refuse_unprepared(project, upgrades)
+        done: list[dict[str, Any]] = []
+        with project.locked(moving | unsettled) as leases:
+            upgrades = _pending(project, scripts, targets)  # somebody may have been faster
+            if not {upgrade.collection for upgrade in upgrades} <= moving:
+                raise LockHeld(
+                    "the pending revisions changed while the locks were taken",
+                    next_step="run the same command again",
+                )
+            for collection in sorted(unsettled):
+                settle.settle(project.job(collection), leases[collection])
+            prepared, failed = _prepare_all(project, upgrades, leases, again)
+            if not until_ready:
+                _walk(project, scripts, targets, upgrades, leases, prepared, failed)
+                for collection in prepared:
+                    settle.settle(project.job(collection), leases[collection])
+            done = [_describe(project, upgrade, prepared) for upgrade in upgrades]
+        if failed:
+            raise _most_severe(failed)
+        return {"schema": 1, "collections": done}
+
+
+def cutover(
+    settings: Settings,
+    targets: Sequence[str] = ("heads",),
+    *,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> dict[str, Any]:
+    """Upgrade what is ready: catch up, verify again and switch. ``Refused`` if something is not."""
+    return upgrade(settings, targets, only_ready=True, reporter=reporter, stop=stop)
+
+
+def contract(
+    settings: Settings,
+    collection: str | None = None,
+    *,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Drop the retained indexes whose grace is over (I20); returns their names."""
+    names = [collection] if collection is not None else sorted(settings.collections)
+    with Project(settings, reporter=reporter) as project:
+        dropped, refused = [], []
+        for name in names:
+            settings.collection(name)
+            with project.catalog.read() as connection:
+                known = bool(indexes.of_collection(connection, name))
+            if not known:
+                continue
+            with project.locked([name]) as leases:
+                try:
+                    gone = settle.contract(
+                        project.job(name),
+                        leases[name],
+                        retain_seconds=settings.general.retain_seconds,
+                        now=time.time(),
+                    )
+                except Refused as error:
+                    refused.append(error)
+                else:
+                    dropped.append({"collection": name, "dropped": gone})
+        if refused and not any(entry["dropped"] for entry in dropped):
+            raise refused[0]
+        return {"schema": 1, "collections": dropped}
+
+
+# -- the steps of an upgrade ------------------------------------------------------------------
+
+
+def _pending(project: Project, scripts: ScriptDirectory, targets: Sequence[str]) -> list[Upgrade]:
+    steps = pending_upgrades(scripts, project.applied_heads(), targets)
+    upgrades = plan_upgrade(project.settings, steps)
+    for upgrade in upgrades:
+        check_leaves(project.job(upgrade.collection), upgrade.transition)
+    return upgrades
+
+
+def _ensure_collections(project: Project, collections: set[str]) -> None:
+    if collections:
+        with project.catalog.write() as connection:
+            for collection in sorted(collections):
+                indexes.ensure_collection(connection, collection)
+
+
+def _unsettled(project: Project) -> set[str]:
+    """Collections that were cut over by a runner that died before it followed up."""
+    found = set()
+    with project.catalog.read() as connection:
+        for collection in project.settings.collections:
+            live = routes.get(connection, collection).live_index
+            if live is not None:
+                run = runs.latest(connection, collection, index=live)
+                if run is not None and run.followed_at is None:
+                    found.add(collection)
+    return found
+
+
+def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
+    for upgrade in upgrades:
+        with project.catalog.read() as connection:
+            run = runs.latest(connection, upgrade.collection, revision=upgrade.transition.revision)
+        if run is None or run.state is not RunState.READY:
+            raise Refused(
+                f"{upgrade.collection!r} is not ready to be cut over",
+                found=f"revision {upgrade.transition.revision} is "
+                f"{run.state if run is not None else 'not prepared'}",
+                expected="ready",
+                next_step="embedmigrate upgrade --until ready",
+            )
+
+
+def _prepare_all(
+    project: Project,
+    upgrades: Sequence[Upgrade],
+    leases: Mapping[str, Lease],
+    again: str | None,
+) -> tuple[dict[str, RunRecord], dict[str, EmbedMigrateError]]:
+    """Prepare every collection; one that fails does not keep the others from it."""
+    prepared: dict[str, RunRecord] = {}
+    failed: dict[str, EmbedMigrateError] = {}
+    for upgrade in upgrades:
+        try:
+            prepared[upgrade.collection] = prepare(
+                project.job(upgrade.collection),
+                leases[upgrade.collection],
+                upgrade.transition,
+                again=again,
+                recall_target=project.settings.collection(upgrade.collection).recall_target,
+            )
+        except Stopped:
+            raise
+        except EmbedMigrateError as error:
+            failed[upgrade.collection] = error
+            if len(upgrades) > 1:
+                project.reporter.note(f"{upgrade.collection}: {error}")
+    return prepared, failed
+
+
+def _walk(
+    project: Project,
+    scripts: ScriptDirectory,
+    targets: Sequence[str],
+    upgrades: Sequence[Upgrade],
+    leases: Mapping[str, Lease],
+    prepared: Mapping[str, RunRecord],
+    failed: Mapping[str, EmbedMigrateError],
+) -> None:
+    """Let Alembic apply the scripts, except for heads that need a collection that failed."""
+    handler = UpgradeWalk(upgrades, leases, prepared)
+    environment = Environment(
+        project.settings, project.catalog, handler=handler, on_step=handler.on_step
+    )
+    for target in _single_targets(scripts, targets):
+        steps = pending_upgrades(scripts, project.applied_heads(), [target])
+        needed = {step.operation.collection for step in steps if step.operation is not None}
+        if steps and not needed & failed.keys():
+            with script_errors():
+                alembic.command.upgrade(environment.config, target)
+
+
+def _single_targets(scripts: ScriptDirectory, targets: Sequence[str]) -> list[str]:
+    single: list[str] = []
+    for target in targets:
+        single += scripts.get_heads() if target == "heads" else [target]
+    return single
+
+
+def _describe(
+    project: Project, upgrade: Upgrade, prepared: Mapping[str, RunRecord]
+) -> dict[str, Any]:
+    with project.catalog.read() as connection:
+        route = routes.get(connection, upgrade.collection)
+        run = prepared.get(upgrade.collection)
+        latest = runs.get(connection, run.id) if run is not None else None
+    return {
+        "collection": upgrade.collection,
+        "revision": upgrade.transition.revision,
+        "superseded": list(upgrade.superseded),
+        "model": upgrade.transition.spec.model.reference,
+        "index": None if latest is None else latest.index_name,
+        "state": "failed" if latest is None else latest.state,
+        "live": latest is not None and route.live_index == latest.index_name,
+        "generation": route.generation,
+        "total": 0 if latest is None else latest.total,
+        "done": 0 if latest is None else latest.done,
+        "skipped": 0 if latest is None else latest.skipped,
+        "embedded": 0 if latest is None else latest.embedded,
+    }
+
+
+def _most_severe(failed: Mapping[str, EmbedMigrateError]) -> EmbedMigrateError:
+    def rank(error: EmbedMigrateError) -> int:
+        return _SEVERITY.index(error.exit_code) if error.exit_code in _SEVERITY else -1
+
+    return min(failed.values(), key=rank)

@@ -1,0 +1,94 @@
+"""An open project: settings, catalog and the jobs of its collections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import sqlalchemy as sa
+from alembic.runtime.migration import MigrationContext
+
+from embedmigrate import resolve
+from embedmigrate.catalog import Catalog
+from embedmigrate.catalog.database import catalog_exists
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.config import Settings
+from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
+from embedmigrate.engine.lock import held
+from embedmigrate.migration.environment import VERSION_TABLE
+
+
+class Project:
+    """What the commands share. Use as a context manager."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        reporter: Reporter | None = None,
+        stop: StopSignal | None = None,
+        create_catalog: bool = False,
+        allow_mass_delete: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.reporter: Reporter = reporter or Silent()
+        self.stop = stop or StopSignal()
+        self.catalog = Catalog(settings.catalog_url, create=create_catalog)
+        self._allow_mass_delete = allow_mass_delete
+        self._jobs: dict[str, Job] = {}
+
+    @classmethod
+    def if_any(cls, settings: Settings) -> Project | None:
+        """The project, or None when it has no catalog yet: reading never makes one."""
+        return cls(settings) if catalog_exists(settings.catalog_url) else None
+
+    def job(self, collection: str) -> Job:
+        """The engine's view of a collection; ``UnknownCollection`` if it is not configured."""
+        if collection not in self._jobs:
+            general = self.settings.general
+            self.settings.collection(collection)
+            self._jobs[collection] = Job(
+                collection=collection,
+                catalog=self.catalog,
+                store=self.settings.open_store(collection),
+                open_source=lambda recipe: self.settings.open_source(collection, recipe),
+                load_embedder=lambda model: resolve.load_embedder(self.settings, model),
+                work_dir=self.settings.work_dir,
+                batch_size=general.batch_size,
+                lease_seconds=general.lease_seconds,
+                reporter=self.reporter,
+                stop=self.stop,
+                allow_mass_delete=self._allow_mass_delete,
+            )
+        return self._jobs[collection]
+
+    @contextmanager
+    def locked(self, collections: Iterable[str]) -> Iterator[dict[str, Lease]]:
+        """Hold the locks of several collections, taken in one order by everybody."""
+        with ExitStack() as stack:
+            yield {
+                collection: stack.enter_context(held(self.job(collection)))
+                for collection in sorted(set(collections))
+            }
+
+    def applied_heads(self) -> tuple[str, ...]:
+        """The revisions in the version table."""
+        with self.catalog.read() as connection:
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            return context.get_current_heads()
+
+    def close(self) -> None:
+        for job in self._jobs.values():
+            job.close()
+        self.reporter.close()
+        self.catalog.close()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+version_table = sa.table(VERSION_TABLE, sa.column("version_num", sa.String(32)))
+"""Alembic's version table, for the one write that happens without Alembic."""

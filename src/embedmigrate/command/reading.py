@@ -1,0 +1,302 @@
+"""Commands that only look: plan, status, verify, check, search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from embedmigrate import resolve
+from embedmigrate.catalog import indexes, locks, routes, runs
+from embedmigrate.catalog.records import IndexRecord, IndexState, RunState
+from embedmigrate.collection import Collection
+from embedmigrate.command.project import Project
+from embedmigrate.config import Settings
+from embedmigrate.engine.diff import Diff
+from embedmigrate.engine.job import Reporter
+from embedmigrate.engine.verify import Finding
+from embedmigrate.engine.verify import verify as verify_index
+from embedmigrate.errors import EmbedMigrateError, IndexGone
+from embedmigrate.migration.environment import Environment
+from embedmigrate.migration.plan import plan_upgrade, spec_of
+from embedmigrate.migration.recorder import (
+    RecordedStep,
+    all_reembeddings,
+    pending_upgrades,
+    refuse_forks,
+)
+from embedmigrate.stores.base import Filter
+
+_FLOAT_BYTES = 4
+
+
+def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, Any]:
+    """What ``upgrade`` would do: for each collection that moves, from where to where and how much.
+
+    Reads the source to count its documents; changes nothing.
+    """
+    scripts = Environment(settings).scripts()
+    refuse_forks(scripts)
+    project = Project.if_any(settings)
+    heads: tuple[str, ...] = ()
+    if project is not None:
+        with project:
+            heads = project.applied_heads()
+    entries = []
+    for upgrade in plan_upgrade(settings, pending_upgrades(scripts, heads, targets)):
+        spec = upgrade.transition.spec
+        with closing(settings.open_source(upgrade.collection, spec.recipe)) as source:
+            documents = source.prepare()
+        entries.append(
+            {
+                "collection": upgrade.collection,
+                "revision": upgrade.transition.revision,
+                "superseded": list(upgrade.superseded),
+                "source": upgrade.transition.leaves,
+                "target": spec.model.reference,
+                "factory": spec.factory,
+                "documents": documents,
+                "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
+            }
+        )
+    return {"schema": 1, "collections": entries}
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """Every collection: what is live, what is being built, what is retained, which revision."""
+    project = Project.if_any(settings)
+    if project is None:
+        empty = [_nothing(name) for name in sorted(settings.collections)]
+        return {"schema": 1, "collections": empty}
+    with project, project.catalog.read() as connection:
+        entries = [_status_of(project, connection, name) for name in sorted(settings.collections)]
+    return {"schema": 1, "collections": entries}
+
+
+def _nothing(collection: str) -> dict[str, Any]:
+    return {
+        "collection": collection,
+        "live": None,
+        "shadow": None,
+        "retained": [],
+        "revision": None,
+        "runner": None,
+    }
+
+
+def _status_of(project: Project, connection: Connection, collection: str) -> dict[str, Any]:
+    route = routes.get(connection, collection)
+    applied = routes.applied_of(connection, collection)
+    entry = _nothing(collection)
+    entry["revision"] = applied[0].revision if applied else None
+    entry["runner"] = locks.holder(connection, collection)
+    if route.live_index is not None:
+        live = indexes.get(connection, route.live_index)
+        entry["live"] = {
+            "index": live.name,
+            "fingerprint": live.fingerprint,
+            "model": live.model.name,
+            "generation": route.generation,
+            "documents": _documents(project, collection, live.name),
+        }
+    for index in indexes.of_collection(connection, collection):
+        if index.name == route.live_index:
+            continue
+        described = {
+            "index": index.name,
+            "fingerprint": index.fingerprint,
+            "model": index.model.name,
+        }
+        run = runs.latest(connection, collection, index=index.name)
+        working = run is not None and run.state not in (RunState.ROLLED_BACK, RunState.CANCELLED)
+        if index.state is IndexState.RETAINED and not (working and _under_way(run)):
+            entry["retained"].append({**described, "retained_at": index.retained_at})
+        elif run is not None:
+            entry["shadow"] = {
+                **described,
+                "state": run.state,
+                "revision": run.revision,
+                "done": run.done,
+                "skipped": run.skipped,
+                "failed": run.failed,
+                "total": run.total,
+                "embedded": run.embedded,
+                "reason": run.reason,
+            }
+    return entry
+
+
+def _under_way(run: Any) -> bool:
+    return run.state in (
+        RunState.PLANNED,
+        RunState.BACKFILLING,
+        RunState.CATCHING_UP,
+        RunState.BUILDING,
+        RunState.VERIFYING,
+    )
+
+
+def _documents(project: Project, collection: str, index: str) -> int | None:
+    """How many documents the store holds; None when it cannot be opened."""
+    try:
+        with closing(project.job(collection).store.reader(index)) as reader:
+            return reader.statistics().documents
+    except EmbedMigrateError:
+        return None
+
+
+def verify(
+    settings: Settings,
+    collection: str | None = None,
+    *,
+    index: str | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Invariants 1 to 7 of the live index (or of ``index``), measured now; nothing is changed.
+
+    The result's ``holds`` says whether all of them hold.
+    """
+    names = [collection] if collection is not None else sorted(settings.collections)
+    entries = []
+    with Project(settings, reporter=reporter) as project:
+        for name in names:
+            settings.collection(name)
+            with project.catalog.read() as connection:
+                chosen = index or routes.get(connection, name).live_index
+                known = {record.name: record for record in indexes.of_collection(connection, name)}
+            if chosen is None and collection is None:
+                continue
+            if chosen not in known:
+                raise IndexGone(
+                    f"{name!r} has no index {chosen or 'that is live'}",
+                    expected=", ".join(known) or "a first index",
+                    next_step="embedmigrate status",
+                )
+            findings = _findings(project, name, known[chosen])
+            entries.append(
+                {
+                    "collection": name,
+                    "index": chosen,
+                    "holds": all(finding.holds for finding in findings),
+                    "invariants": [vars(finding) for finding in findings],
+                }
+            )
+    return {
+        "schema": 1,
+        "holds": all(entry["holds"] for entry in entries),
+        "collections": entries,
+    }
+
+
+def _findings(project: Project, collection: str, index: IndexRecord) -> list[Finding]:
+    job = project.job(collection)
+    with (
+        closing(job.open_source(index.spec.recipe)) as source,
+        closing(job.store.reader(index.name)) as reader,
+    ):
+        job.reporter.phase(collection, "verifying")
+        source.prepare()
+        diff = Diff(source, reader, job.work_dir)
+        for _ in diff:
+            pass
+        return verify_index(
+            index.spec,
+            reader,
+            source,
+            job.embedder(index.model),
+            diff.comparison,
+            recall_target=project.settings.collection(collection).recall_target,
+        )
+
+
+def check(settings: Settings) -> dict[str, Any]:
+    """Do configuration, scripts and catalog agree? Lists every difference; changes nothing."""
+    scripts = Environment(settings).scripts()
+    refuse_forks(scripts)
+    project = Project.if_any(settings)
+    heads: tuple[str, ...] = ()
+    live: dict[str, str | None] = {}
+    if project is not None:
+        with project:
+            heads = project.applied_heads()
+            with project.catalog.read() as connection:
+                for name in settings.collections:
+                    live[name] = routes.live_fingerprint(connection, name)
+    pending = pending_upgrades(scripts, heads, ["heads"])
+    reembeddings = all_reembeddings(scripts)
+    entries = []
+    for name in sorted(settings.collections):
+        steps = reembeddings.get(name, [])
+        open_steps = [step for step in pending if step.operation and _of(step) == name]
+        differences = _configured_otherwise(settings, name, steps)
+        differences += [f"revision {step.revision} is pending" for step in open_steps]
+        if not open_steps and steps:
+            target = steps[-1].reembed
+            assert target is not None
+            if live.get(name) != target.target.fingerprint:
+                differences.append(
+                    f"the scripts end at {target.target.reference}, but {live.get(name)} is live"
+                )
+        entries.append({"collection": name, "differences": differences})
+    return {
+        "schema": 1,
+        "agrees": not any(entry["differences"] for entry in entries),
+        "collections": entries,
+    }
+
+
+def _of(step: RecordedStep) -> str | None:
+    return None if step.operation is None else step.operation.collection
+
+
+def _configured_otherwise(
+    settings: Settings, collection: str, steps: Sequence[RecordedStep]
+) -> list[str]:
+    if not steps:
+        return ["no revision makes its first index"]
+    operation = steps[-1].reembed
+    assert operation is not None
+    configured = settings.collection(collection)
+    spec = spec_of(settings, operation)
+    wanted = resolve.pinned(settings, configured.model)
+    differences = []
+    if wanted.fingerprint != spec.model.fingerprint:
+        differences.append(
+            f"model: configured {wanted.reference}, the scripts end at {spec.model.reference}"
+        )
+    elif wanted.query_side != spec.model.query_side:
+        differences.append("query prompt: configured otherwise than in the scripts")
+    if configured.recipe.digest != spec.recipe.digest:
+        differences.append("recipe: configured otherwise than in the scripts")
+    factory = settings.open_store(collection).factory
+    if (factory, configured.store.metric) != (spec.factory, spec.metric):
+        differences.append(
+            f"index: configured {factory} with {configured.store.metric}, "
+            f"the scripts end at {spec.factory} with {spec.metric}"
+        )
+    return differences
+
+
+def search(
+    settings: Settings,
+    collection: str,
+    text: str,
+    k: int = 10,
+    filter: Filter | None = None,
+) -> dict[str, Any]:
+    """Search as an application would."""
+    with Collection.open(collection, settings) as opened:
+        result = opened.search(text, k, filter)
+    return {
+        "schema": 1,
+        "collection": collection,
+        "generation": result.generation,
+        "model": result.model,
+        "fingerprint": result.fingerprint,
+        "index": result.index,
+        "hits": [
+            {"id": hit.id, "score": hit.score, "metadata": hit.metadata} for hit in result.hits
+        ],
+    }

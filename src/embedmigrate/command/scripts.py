@@ -1,0 +1,308 @@
+"""Alembic's verbs with Alembic's grammar, on embedmigrate's scripts and version table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import alembic.command
+from alembic.script import Script, ScriptDirectory
+
+from embedmigrate import resolve
+from embedmigrate.catalog import Catalog, routes
+from embedmigrate.command.project import Project
+from embedmigrate.config import Settings
+from embedmigrate.errors import ConfigError, Refused, ScriptError, UsageError
+from embedmigrate.migration.environment import (
+    MAX_REVISION_ID,
+    Environment,
+    script_errors,
+)
+from embedmigrate.migration.recorder import all_reembeddings, record, refuse_forks
+from embedmigrate.migration.rendering import render
+from embedmigrate.models import IndexSpec
+
+
+def revision(
+    settings: Settings,
+    message: str | None = None,
+    *,
+    collection: str | None = None,
+    to: str | None = None,
+    head: str | None = None,
+    splice: bool = False,
+    branch_label: str | None = None,
+    rev_id: str | None = None,
+    depends_on: Sequence[str] | None = None,
+) -> Path:
+    """Write a revision and return its path.
+
+    With ``collection`` it holds the re-embedding from what the last revision of that collection
+    made to the model ``to`` (default: the one that the collection's configuration names), with
+    every identity spelt out. Without, it is empty.
+    """
+    if rev_id is not None and len(rev_id) > MAX_REVISION_ID:
+        raise ConfigError(
+            f"revision id {rev_id!r} is too long",
+            found=f"{len(rev_id)} characters",
+            expected=f"at most {MAX_REVISION_ID}",
+            next_step="choose a shorter --rev-id",
+        )
+    environment = Environment(settings)
+    scripts = environment.scripts()
+    attributes: dict[str, Any] = {}
+    if collection is None:
+        if to is not None:
+            raise UsageError("--to needs --collection", next_step="add --collection NAME")
+    else:
+        refuse_forks(scripts, [collection])
+        spec = _wanted_spec(settings, collection, to)
+        source = _last_target(scripts, collection)
+        if source is not None and source.digest == spec.digest:
+            raise UsageError(
+                f"{collection!r} already moves to {spec.model.reference} with this recipe",
+                found="the same model, recipe, factory and metric as the last revision",
+                expected="a change",
+                next_step="change the configuration, pin the model, or give --to MODEL",
+            )
+        attributes["embedmigrate_body"] = render(
+            collection, None if source is None else source.model.reference, spec
+        )
+        if head is None:
+            has_branch = collection in scripts.revision_map._revision_map
+            head = f"{collection}@head" if has_branch else "base"
+            branch_label = branch_label or (None if has_branch else collection)
+    environment = Environment(settings, attributes=attributes)
+    with script_errors():
+        made = alembic.command.revision(
+            environment.config,
+            message=message,
+            head=head or "head",
+            splice=splice,
+            branch_label=branch_label,
+            rev_id=rev_id,
+            depends_on=list(depends_on) if depends_on else None,  # type: ignore[arg-type]
+        )
+    assert isinstance(made, Script)
+    return Path(made.path)
+
+
+def _wanted_spec(settings: Settings, collection: str, to: str | None) -> IndexSpec:
+    configured = settings.collection(collection)
+    store = settings.open_store(collection)
+    return IndexSpec(
+        model=resolve.pinned(settings, to or configured.model),
+        recipe=configured.recipe,
+        store_kind=configured.store.kind,
+        factory=store.factory,
+        metric=configured.store.metric,
+    )
+
+
+def _last_target(scripts: ScriptDirectory, collection: str) -> IndexSpec | None:
+    """What the last revision of a collection makes, apart from the kind of its store."""
+    steps = all_reembeddings(scripts).get(collection, [])
+    if not steps:
+        return None
+    operation = steps[-1].reembed
+    assert operation is not None
+    return IndexSpec(
+        model=operation.target,
+        recipe=operation.recipe,
+        store_kind="faiss",
+        factory=operation.factory,
+        metric=operation.metric,
+    )
+
+
+def merge(
+    settings: Settings,
+    revisions: Sequence[str],
+    message: str | None = None,
+    *,
+    branch_label: str | None = None,
+    rev_id: str | None = None,
+) -> Path:
+    """Join heads of different collections; two re-embeddings of one collection are refused."""
+    environment = Environment(settings)
+    refuse_forks(environment.scripts())
+    with script_errors():
+        made = alembic.command.merge(
+            environment.config,
+            list(revisions),
+            message=message,
+            branch_label=branch_label,
+            rev_id=rev_id,
+        )
+    assert isinstance(made, Script)
+    return Path(made.path)
+
+
+def _printed(
+    settings: Settings, verb: Callable[..., Any], *args: Any, online: bool, **kwargs: Any
+) -> str:
+    """The text that one of Alembic's commands prints."""
+    output = io.StringIO()
+    project = Project.if_any(settings) if online else None
+    if online and project is None:
+        Environment(settings).scripts()
+        return ""
+    try:
+        environment = Environment(
+            settings, None if project is None else project.catalog, stdout=output
+        )
+        environment.scripts()
+        with script_errors():
+            verb(environment.config, *args, **kwargs)
+    finally:
+        if project is not None:
+            project.close()
+    return output.getvalue()
+
+
+def current(settings: Settings, *, verbose: bool = False, check_heads: bool = False) -> str:
+    """The applied revisions; with ``check_heads``, ``Refused`` unless they are the heads."""
+    if check_heads:
+        scripts = Environment(settings).scripts()
+        project = Project.if_any(settings)
+        applied: tuple[str, ...] = ()
+        if project is not None:
+            with project:
+                applied = project.applied_heads()
+        if set(applied) != set(scripts.get_heads()):
+            raise Refused(
+                "not every head is applied",
+                found=", ".join(sorted(applied)) or "nothing",
+                expected=", ".join(sorted(scripts.get_heads())) or "nothing",
+                next_step="embedmigrate upgrade",
+            )
+    return _printed(settings, alembic.command.current, verbose=verbose, online=True)
+
+
+def history(
+    settings: Settings,
+    rev_range: str | None = None,
+    *,
+    verbose: bool = False,
+    indicate_current: bool = False,
+) -> str:
+    """The revisions in order, newest first."""
+    online = indicate_current or "current" in (rev_range or "")
+    if online and Project.if_any(settings) is None:
+        online = indicate_current = False
+    return _printed(
+        settings,
+        alembic.command.history,
+        rev_range,
+        verbose=verbose,
+        indicate_current=indicate_current,
+        online=online,
+    )
+
+
+def heads(settings: Settings, *, verbose: bool = False) -> str:
+    """The heads of the scripts."""
+    return _printed(settings, alembic.command.heads, verbose=verbose, online=False)
+
+
+def branches(settings: Settings, *, verbose: bool = False) -> str:
+    """The branch points of the scripts."""
+    return _printed(settings, alembic.command.branches, verbose=verbose, online=False)
+
+
+def show(settings: Settings, revisions: str) -> str:
+    """One revision in full."""
+    return _printed(
+        settings, alembic.command.show, revisions, online=revisions in ("current", "currents")
+    )
+
+
+def edit(settings: Settings, revisions: str) -> None:
+    """Open a revision in ``$EDITOR``."""
+    _printed(settings, alembic.command.edit, revisions, online=revisions == "current")
+
+
+def ensure_version(settings: Settings) -> None:
+    """Make the catalog and its version table unless they exist."""
+    with Catalog(settings.catalog_url) as catalog:
+        environment = Environment(settings, catalog)
+        environment.scripts()
+        with script_errors():
+            alembic.command.ensure_version(environment.config)
+
+
+def stamp(settings: Settings, revisions: Sequence[str], *, purge: bool = False) -> None:
+    """Write version rows without moving anything; refused where they would contradict the route."""
+    with Catalog(settings.catalog_url) as catalog:
+        environment = Environment(settings, catalog)
+        scripts = environment.scripts()
+        _refuse_contradiction(scripts, catalog, settings, revisions)
+        with script_errors():
+            alembic.command.stamp(environment.config, list(revisions), purge=purge)
+
+
+def _refuse_contradiction(
+    scripts: ScriptDirectory, catalog: Catalog, settings: Settings, revisions: Sequence[str]
+) -> None:
+    stamped: set[str] = set()
+    for target in revisions:
+        if target == "base" or target.endswith("@base"):
+            continue
+        with script_errors():
+            for script in scripts.iterate_revisions(target, "base", inclusive=True):
+                stamped.add(script.revision)
+    claims: dict[str, str] = {}
+    for script in reversed(list(scripts.walk_revisions())):
+        if script.revision in stamped and (operation := record(script).reembed) is not None:
+            claims[operation.collection] = operation.target.fingerprint
+    with catalog.read() as connection:
+        for collection in settings.collections:
+            live = routes.live_fingerprint(connection, collection)
+            if claims.get(collection) != live and (collection in claims or "base" in revisions):
+                raise Refused(
+                    f"the version rows would contradict what {collection!r} serves",
+                    found=f"live model {live or 'none'}",
+                    expected=f"live model {claims.get(collection) or 'none'}",
+                    next_step="embedmigrate upgrade, or embedmigrate downgrade",
+                )
+
+
+def upgrade_sql(settings: Settings, target: str = "heads") -> str:
+    """Alembic's offline script of an upgrade, with every statement commented out.
+
+    SQL cannot embed, verify or switch; running version statements alone would make the catalog
+    claim what did not happen. ``ScriptError`` for a range that needs a database.
+    """
+    output = io.StringIO()
+    environment = Environment(settings, None, handler=_NoHandler(), stdout=output)
+    refuse_forks(environment.scripts())
+    with script_errors():
+        alembic.command.upgrade(environment.config, target, sql=True)
+    return comment_out(output)
+
+
+def comment_out(output: TextIO) -> str:
+    """The text of ``output`` as SQL comments, under a heading that says why."""
+    output.seek(0)
+    lines = [
+        "-- NOT AN UPGRADE. SQL cannot embed, verify or switch an index.",
+        "-- What follows shows the steps; every statement is commented out on purpose.",
+        "-- Run: embedmigrate upgrade",
+        "",
+    ]
+    lines += [f"-- {line.rstrip()}".rstrip() for line in output]
+    return "\n".join(lines) + "\n"
+
+
+class _NoHandler:
+    """In offline mode an operation says in a comment what it is."""
+
+    def reembed(self, context: Any, operation: Any) -> None:
+        context.impl.static_output(
+            f"-- re-embed {operation.collection} with {operation.target.reference}"
+        )
+
+    def rollback(self, context: Any, operation: Any) -> None:
+        raise ScriptError(f"a rollback of {operation.collection!r} is not part of an upgrade")

@@ -1,0 +1,1 @@
+"""The engine: builds, verifies and follows indexes. It knows no Alembic, no CLI and no adapter."""

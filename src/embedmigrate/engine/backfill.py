@@ -1,0 +1,116 @@
+"""Backfill: every document of the source, batch by batch, into the target index."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from embedmigrate.catalog import journal, runs
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import BatchRecord, RunRecord
+from embedmigrate.embedders.base import Embedder, Vectors
+from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
+from embedmigrate.engine.executor import Executor, LocalExecutor
+from embedmigrate.engine.job import Job
+from embedmigrate.sources.base import Document, Source
+from embedmigrate.stores.base import IndexWriter, Row
+
+
+def rows_of(documents: Sequence[Document], seq: int) -> list[Row]:
+    """The rows to write for documents that were read at journal position ``seq``."""
+    return [
+        Row(
+            id=document.id,
+            chunk=0,
+            seq=seq,
+            content_hash=document.content_hash,
+            metadata_hash=document.metadata_hash,
+            metadata=document.metadata,
+        )
+        for document in documents
+    ]
+
+
+def backfill(
+    job: Job,
+    lease: Lease,
+    run: RunRecord,
+    source: Source,
+    writer: IndexWriter,
+    embedder: Embedder,
+    executor: Executor | None = None,
+) -> None:
+    """Work off the pending batches of ``run``. Resumable: finished batches are not looked at."""
+    work = _BackfillWork(job, lease, source, writer, embedder)
+    (executor or LocalExecutor()).run(runs.pending_batches(job.catalog, run.id), work)
+
+
+@dataclass
+class _Reading:
+    batch: BatchRecord
+    seq: int
+    documents: list[Document]
+    skipped: int
+
+
+@dataclass
+class _Embedded:
+    reading: _Reading
+    result: EmbeddedBatch
+
+
+@dataclass
+class _BackfillWork:
+    """The stages of a backfill batch, as the executor calls them."""
+
+    job: Job
+    lease: Lease
+    source: Source
+    writer: IndexWriter
+    embedder: Embedder
+    _unsaved: dict[bytes, Vectors] = field(default_factory=dict)
+    _writer_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, batch: BatchRecord) -> _Reading:
+        # The position is noted before the texts are read: a change that comes between is in the
+        # journal with a greater seq and will be applied over what is read here.
+        with self.job.catalog.read() as connection:
+            seq = journal.head(connection, self.job.collection)
+        found = list(self.source.scan(batch.after, batch.until))
+        documents = [document for document in found if document.text]
+        return _Reading(batch, seq, documents, skipped=len(found) - len(documents))
+
+    def embed(self, reading: _Reading) -> _Embedded:
+        self.job.stop.check()
+        result = embed_documents(
+            reading.documents, self.embedder, self._find_vectors, self.job.stop
+        )
+        for document, vector in zip(reading.documents, result.vectors, strict=True):
+            self._unsaved[document.content_hash] = vector
+        return _Embedded(reading, result)
+
+    def save(self, embedded: _Embedded) -> None:
+        reading, batch = embedded.reading, embedded.reading.batch
+        if reading.documents:
+            with self._writer_lock:
+                self.writer.write(rows_of(reading.documents, reading.seq), embedded.result.vectors)
+        with self.job.catalog.write() as connection:
+            runs.finish_batch(
+                connection,
+                self.lease,
+                batch,
+                done=len(reading.documents),
+                skipped=reading.skipped,
+                embedded=embedded.result.embedded,
+            )
+        for document in reading.documents:
+            self._unsaved.pop(document.content_hash, None)
+        self.job.reporter.advance(len(reading.documents) + reading.skipped)
+
+    def _find_vectors(self, hashes: Sequence[bytes]) -> dict[bytes, Vectors]:
+        # Order matters: a batch that is saved between the two look-ups must be seen by one of them.
+        unsaved = {key: vector for key in hashes if (vector := self._unsaved.get(key)) is not None}
+        with self._writer_lock:
+            stored = self.writer.find_vectors([key for key in hashes if key not in unsaved])
+        return {**stored, **unsaved}

@@ -1,0 +1,130 @@
+"""Comparing a source with an index: the last resort that always works."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from embedmigrate.errors import Refused
+from embedmigrate.sources.base import NO_TEXT, DocumentState, Source
+from embedmigrate.stores.base import IndexReader, StoredState
+
+MASS_DELETE_SHARE = 0.1
+"""A diff that would delete more than this share of an index asks first."""
+
+
+class Difference(NamedTuple):
+    """``kind``: missing, stale or metadata (the source is ahead), orphan (the index is)."""
+
+    document_id: str
+    kind: str
+    wanted: str = ""
+    """Digest of what the source wants there; two passes that agree on it saw no change between."""
+
+
+@dataclass
+class Comparison:
+    """What a pass over both sides counted, in documents."""
+
+    source: int = 0
+    index: int = 0
+    skipped: int = 0
+    """Documents of the source that have no text."""
+    missing: int = 0
+    stale: int = 0
+    metadata: int = 0
+    orphan: int = 0
+
+    @property
+    def differences(self) -> int:
+        return self.missing + self.stale + self.metadata + self.orphan
+
+
+class Diff:
+    """The differences between a source and an index, found in one pass over both.
+
+    Iterate it once; afterwards ``comparison`` holds what was counted. Memory is bounded: both sides
+    stream in the byte order of ids; a source that cannot do so is staged in a temporary file.
+    """
+
+    def __init__(self, source: Source, reader: IndexReader, work_dir: Path) -> None:
+        self._source, self._reader, self._work_dir = source, reader, work_dir
+        self.comparison = Comparison()
+
+    def __iter__(self) -> Iterator[Difference]:
+        for difference in self._differences():
+            counted = getattr(self.comparison, difference.kind)
+            setattr(self.comparison, difference.kind, counted + 1)
+            yield difference
+
+    def _differences(self) -> Iterator[Difference]:
+        if self._source.bytewise:
+            yield from self._merge(self._source.states())
+            return
+        self._work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._work_dir, prefix="diff-") as folder:
+            yield from self._merge(_sorted_by_id(self._source.states(), Path(folder)))
+
+    def _merge(self, states: Iterator[DocumentState]) -> Iterator[Difference]:
+        counts = self.comparison
+        stored_documents = self._stored_documents()
+        stored = next(stored_documents, None)
+        for state in states:
+            while stored is not None and stored.id < state.id:
+                yield Difference(stored.id, "orphan")
+                stored = next(stored_documents, None)
+            here = None
+            if stored is not None and stored.id == state.id:
+                here, stored = stored, next(stored_documents, None)
+            if state.content_hash == NO_TEXT:
+                counts.skipped += 1
+                if here is not None:
+                    yield Difference(state.id, "orphan")
+                continue
+            counts.source += 1
+            wanted = (state.content_hash + state.metadata_hash).hex()
+            if here is None:
+                yield Difference(state.id, "missing", wanted)
+            elif here.content_hash != state.content_hash:
+                yield Difference(state.id, "stale", wanted)
+            elif here.metadata_hash != state.metadata_hash:
+                yield Difference(state.id, "metadata", wanted)
+        while stored is not None:
+            yield Difference(stored.id, "orphan")
+            stored = next(stored_documents, None)
+
+    def _stored_documents(self) -> Iterator[StoredState]:
+        previous = None
+        for state in self._reader.states():
+            if state.id != previous:
+                self.comparison.index += 1
+                yield state
+            previous = state.id
+
+
+def refuse_mass_delete(collection: str, orphans: int, indexed: int) -> None:
+    """``Refused`` when applying a diff would delete more than a tenth of an index."""
+    if orphans > MASS_DELETE_SHARE * indexed and orphans > 1:
+        raise Refused(
+            f"the source of {collection!r} no longer has {orphans} of {indexed} indexed documents",
+            found=f"{orphans / indexed:.0%} to delete",
+            expected=f"at most {MASS_DELETE_SHARE:.0%} without being asked",
+            next_step="check the source; if the documents are really gone, add --yes",
+        )
+
+
+def _sorted_by_id(states: Iterable[DocumentState], folder: Path) -> Iterator[DocumentState]:
+    with closing(sqlite3.connect(folder / "stage.sqlite", isolation_level=None)) as stage:
+        stage.execute("PRAGMA journal_mode = OFF")
+        stage.execute("PRAGMA synchronous = OFF")
+        stage.execute("CREATE TABLE stage (id TEXT, content_hash BLOB, metadata_hash BLOB)")
+        stage.execute("BEGIN")
+        stage.executemany("INSERT INTO stage VALUES (?, ?, ?)", states)
+        stage.execute("COMMIT")
+        for row in stage.execute("SELECT * FROM stage ORDER BY id"):
+            yield DocumentState(*row)

@@ -1,0 +1,150 @@
+"""Follow: bring one index up to a journal position.
+
+The one mechanism behind catch-up, sync and rollback. Entries only say *which* documents changed;
+what they are now is read from the source, so applying an entry late or twice does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from embedmigrate.catalog import indexes, journal, locks
+from embedmigrate.catalog.journal import Entry
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import IndexRecord
+from embedmigrate.engine.backfill import rows_of
+from embedmigrate.engine.diff import Comparison, Diff, Difference, refuse_mass_delete
+from embedmigrate.engine.embedding import embed_documents
+from embedmigrate.engine.job import Job
+from embedmigrate.sources.base import Document, Source
+from embedmigrate.stores.base import IndexWriter, Row
+
+_PAGE = 1000
+
+
+@dataclass
+class Followed:
+    """What following did, in documents."""
+
+    written: int = 0
+    metadata: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    embedded: int = 0
+
+    @property
+    def changes(self) -> int:
+        return self.written + self.metadata + self.deleted
+
+
+REMEMBERED_DIFFERENCES = 10_000
+
+
+@dataclass
+class Noted:
+    """A diff whose differences are in the journal now."""
+
+    comparison: Comparison
+    remembered: set[Difference]
+    """The first ``REMEMBERED_DIFFERENCES`` of them."""
+
+
+def note_differences(job: Job, lease: Lease, source: Source, index: str) -> Noted:
+    """Compare source and index and enter every difference into the journal.
+
+    Nothing is entered before all is compared, so that a source that lost its documents is refused
+    as a whole (``Refused``, unless the job allows it).
+    """
+    remembered: set[Difference] = set()
+    with (
+        closing(job.store.reader(index)) as reader,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as found,
+    ):
+        diff = Diff(source, reader, job.work_dir)
+        for difference in diff:
+            job.stop.check()
+            if len(remembered) < REMEMBERED_DIFFERENCES:
+                remembered.add(difference)
+            found.write(json.dumps([difference.document_id, difference.kind]) + "\n")
+        if not job.allow_mass_delete:
+            refuse_mass_delete(job.collection, diff.comparison.orphan, diff.comparison.index)
+        found.seek(0)
+        page: list[tuple[str, str]] = []
+        for line in found:
+            document_id, kind = json.loads(line)
+            page.append((document_id, kind))
+            if len(page) == _PAGE:
+                _append(job, lease, page)
+                page = []
+        _append(job, lease, page)
+    return Noted(diff.comparison, remembered)
+
+
+def _append(job: Job, lease: Lease, page: Sequence[tuple[str, str]]) -> None:
+    if page:
+        with job.catalog.write() as connection:
+            locks.renew(connection, lease)
+            journal.append(connection, job.collection, page)
+
+
+def follow(job: Job, lease: Lease, source: Source, writer: IndexWriter, index: str) -> Followed:
+    """Apply every journal entry that ``index`` has not seen yet.
+
+    The model is loaded only when a text has to be embedded. The position in the catalog follows
+    what is durable in the store, never the other way round (I14).
+    """
+    followed = Followed()
+    while True:
+        job.stop.check()
+        with job.catalog.read() as connection:
+            record = indexes.get(connection, index)
+            page = journal.entries(connection, job.collection, record.position, job.batch_size)
+        if not page:
+            return followed
+        _apply(job, source, writer, record, page, followed)
+        with job.catalog.write() as connection:
+            locks.renew(connection, lease)
+            indexes.advance(connection, index, page[-1].seq)
+
+
+def _apply(
+    job: Job,
+    source: Source,
+    writer: IndexWriter,
+    index: IndexRecord,
+    page: Sequence[Entry],
+    followed: Followed,
+) -> None:
+    seqs = {entry.document_id: entry.seq for entry in page}  # the last entry of a document counts
+    now = source.get(list(seqs))
+    stored = {state.id: state for state in writer.existing(list(seqs))}
+    deletes: list[tuple[str, int]] = []
+    metadata: list[Row] = []
+    changed: list[Document] = []
+    for document_id, seq in seqs.items():
+        document, state = now.get(document_id), stored.get(document_id)
+        if document is None or not document.text:
+            if state is not None:
+                deletes.append((document_id, seq))
+            else:
+                followed.unchanged += 1
+        elif state is None or state.content_hash != document.content_hash:
+            changed.append(document)
+        elif state.metadata_hash != document.metadata_hash:
+            metadata += rows_of([document], seq)
+        else:
+            followed.unchanged += 1
+    if deletes:
+        followed.deleted += writer.delete(deletes).applied
+    if metadata:
+        followed.metadata += writer.write_metadata(metadata).applied
+    if changed:
+        result = embed_documents(changed, job.embedder(index.model), writer.find_vectors, job.stop)
+        rows = [row for document in changed for row in rows_of([document], seqs[document.id])]
+        followed.written += writer.write(rows, result.vectors).applied
+        followed.embedded += result.embedded
+    job.reporter.advance(len(seqs))

@@ -1,0 +1,100 @@
+"""What an engine function is given: the parts of one collection, and a way to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from embedmigrate.catalog import Catalog
+from embedmigrate.embedders.base import Embedder
+from embedmigrate.errors import Stopped
+from embedmigrate.models import EmbeddingModel, Recipe
+from embedmigrate.sources.base import Source
+from embedmigrate.stores.base import Store
+
+
+class Reporter(Protocol):
+    """Hears how far the work is. The terminal, a log, or nobody."""
+
+    def phase(self, collection: str, name: str, total: int | None = None, done: int = 0) -> None:
+        """A new phase begins, of ``total`` documents of which ``done`` are done already."""
+
+    def advance(self, documents: int) -> None:
+        """So many documents of this phase are done."""
+
+    def note(self, text: str) -> None:
+        """One line for a person."""
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """A reporter for nobody."""
+
+    def phase(self, collection: str, name: str, total: int | None = None, done: int = 0) -> None:
+        pass
+
+    def advance(self, documents: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class StopSignal:
+    """Asked between two model calls whether to go on. Set from a signal handler or a thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._why = ""
+
+    def set(self, why: str) -> None:
+        self._why = self._why or why
+        self._event.set()
+
+    def check(self) -> None:
+        """Raise ``Stopped`` when somebody asked to stop."""
+        if self._event.is_set():
+            raise Stopped(
+                f"stopped: {self._why}",
+                expected="what is checkpointed stays; nothing is lost",
+                next_step="run the same command again to resume",
+            )
+
+
+@dataclass
+class Job:
+    """One collection's parts. Models are loaded when first used and kept until ``close``."""
+
+    collection: str
+    catalog: Catalog
+    store: Store
+    open_source: Callable[[Recipe], Source]
+    load_embedder: Callable[[EmbeddingModel], Embedder]
+    work_dir: Path
+    batch_size: int = 512
+    lease_seconds: float = 30.0
+    reporter: Reporter = field(default_factory=Silent)
+    stop: StopSignal = field(default_factory=StopSignal)
+    allow_mass_delete: bool = False
+    """Whether a diff may delete more than a tenth of an index (``--yes``)."""
+    _embedders: dict[tuple[str, str], Embedder] = field(default_factory=dict)
+
+    def embedder(self, model: EmbeddingModel) -> Embedder:
+        """The loaded embedder of ``model``."""
+        key = (model.fingerprint, model.query_side)
+        if key not in self._embedders:
+            self.reporter.note(f"loading {model.reference}")
+            self._embedders[key] = self.load_embedder(model)
+        return self._embedders[key]
+
+    def close(self) -> None:
+        for embedder in self._embedders.values():
+            embedder.close()
+        self._embedders.clear()

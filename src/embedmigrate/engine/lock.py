@@ -1,0 +1,45 @@
+"""Holding a collection's lock while work goes on, with a heartbeat of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from embedmigrate.catalog import locks
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.engine.job import Job
+from embedmigrate.errors import FencedOut, Temporary
+
+
+@contextmanager
+def held(job: Job) -> Iterator[Lease]:
+    """The lease of ``job``'s collection; ``LockHeld`` when another runner has it.
+
+    A thread renews it on a connection of its own. When the lease is lost the job is told to stop;
+    should it not notice in time, the epoch stops every write that it still tries.
+    """
+    lease = locks.acquire(job.catalog, job.collection, job.lease_seconds)
+    over = threading.Event()
+    heartbeat = threading.Thread(
+        target=_beat, args=(job, lease, over), name=f"heartbeat {job.collection}", daemon=True
+    )
+    heartbeat.start()
+    try:
+        yield lease
+    finally:
+        over.set()
+        heartbeat.join()
+        locks.release(job.catalog, lease)
+
+
+def _beat(job: Job, lease: Lease, over: threading.Event) -> None:
+    while not over.wait(job.lease_seconds / 4):
+        try:
+            with job.catalog.write() as connection:
+                locks.renew(connection, lease)
+        except FencedOut:
+            job.stop.set(f"the lock on {lease.collection!r} was taken over")
+            return
+        except Temporary:
+            continue  # busy or full for now: the lease outlives several missed beats

@@ -1,0 +1,244 @@
+"""Prepare: bring the index that a revision wants to ``ready``, resumably.
+
+planned > backfilling > catching_up > building > verifying > ready. Each change of state is one
+guarded transaction, taken after its post-condition was checked; whatever dies in between is done
+again by the same command.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from embedmigrate.catalog import indexes, routes, runs
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import STICKY, IndexRecord, IndexState, RunRecord, RunState
+from embedmigrate.engine.backfill import backfill
+from embedmigrate.engine.belonging import check_store, manifest_of
+from embedmigrate.engine.diff import Comparison
+from embedmigrate.engine.follow import follow, note_differences
+from embedmigrate.engine.job import Job
+from embedmigrate.engine.verify import Finding, verification_failed, verify
+from embedmigrate.errors import (
+    EmbedMigrateError,
+    SourceMismatch,
+    StickyState,
+    Stopped,
+    Temporary,
+)
+from embedmigrate.models import IndexSpec
+from embedmigrate.sources.base import Source
+from embedmigrate.stores.base import IndexWriter
+
+MAX_ROUNDS = 5
+"""Times that catch-up compares again before it calls what is left a fault or a lag."""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What a revision wants for a collection."""
+
+    revision: str
+    spec: IndexSpec
+    leaves: str | None
+    """Fingerprint that must be live before; None for a first index."""
+
+
+def prepare(
+    job: Job,
+    lease: Lease,
+    transition: Transition,
+    *,
+    again: str | None = None,
+    recall_target: float = 0.9,
+) -> RunRecord:
+    """Bring the index of ``transition`` to ``ready`` and return its run.
+
+    ``again`` is the reason for which a run that a person rolled back or cancelled is taken up once
+    more. Raises ``SourceMismatch``, ``StickyState``, ``VerificationFailed`` and whatever a source,
+    a store or a model raises; the live index is not touched in any case.
+    """
+    job.store.check_writable()
+    run, index = _open_run(job, lease, transition, again)
+    check_store(job, route_generation(job))
+    job.store.create(manifest_of(job, index))
+    try:
+        with ExitStack() as stack:
+            source = stack.enter_context(closing(job.open_source(transition.spec.recipe)))
+            writer = stack.enter_context(
+                closing(job.store.writer(index.name, epoch=lease.epoch, run=str(run.id)))
+            )
+            return _Preparation(job, lease, index, source, writer, recall_target).go(run)
+    except (Stopped, Temporary):
+        raise
+    except Exception as error:
+        _note_failure(job, lease, run, error)
+        raise
+
+
+def route_generation(job: Job) -> int:
+    with job.catalog.read() as connection:
+        return routes.get(connection, job.collection).generation
+
+
+def check_leaves(job: Job, transition: Transition) -> None:
+    """``SourceMismatch`` unless the model that the revision leaves is the one that is live."""
+    with job.catalog.read() as connection:
+        live = routes.live_fingerprint(connection, job.collection)
+    if live != transition.leaves:
+        raise SourceMismatch(
+            f"revision {transition.revision} does not start from what {job.collection!r} serves",
+            found=f"live model {live or 'none'}",
+            expected=f"live model {transition.leaves or 'none'}",
+            next_step="embedmigrate current, then rebase the revision on what is live",
+        )
+
+
+def _open_run(
+    job: Job, lease: Lease, transition: Transition, again: str | None
+) -> tuple[RunRecord, IndexRecord]:
+    check_leaves(job, transition)
+    with job.catalog.write() as connection:
+        last = runs.latest(connection, job.collection, revision=transition.revision)
+        if last is not None and last.state in STICKY and again is None:
+            raise sticky(last)
+        if last is not None and last.state not in STICKY:
+            index = indexes.get(connection, last.index_name)
+            resumable = index.spec_digest == transition.spec.digest and index.state in (
+                IndexState.BUILDING,
+                IndexState.READY,
+                IndexState.RETAINED,
+            )
+            if resumable:
+                return runs.take_over(connection, lease, last), index
+        reused = indexes.reusable(connection, job.collection, transition.spec)
+        index = reused or indexes.create(connection, job.collection, transition.spec)
+        return runs.create(connection, lease, transition.revision, index.name, again), index
+
+
+def sticky(run: RunRecord) -> StickyState:
+    """The refusal to do again what a person undid."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started_at))
+    return StickyState(
+        f"revision {run.revision} of {run.collection!r} was "
+        f"{run.state.replace('_', ' ')} by a person",
+        found=f"{run.actor}, run started {when}: {run.reason or 'no reason given'}",
+        expected="a person's decision to try again",
+        next_step=f'embedmigrate upgrade {run.revision} --again "reason"',
+    )
+
+
+def _note_failure(job: Job, lease: Lease, run: RunRecord, error: Exception) -> None:
+    reason = error.message if isinstance(error, EmbedMigrateError) else type(error).__name__
+    with job.catalog.write() as connection:
+        now = runs.get(connection, run.id)
+        runs.move(connection, lease, now, RunState.FAILED, reason=reason)
+
+
+@dataclass
+class _Preparation:
+    """The steps of one run, with the parts that they share."""
+
+    job: Job
+    lease: Lease
+    index: IndexRecord
+    source: Source
+    writer: IndexWriter
+    recall_target: float
+
+    def go(self, run: RunRecord) -> RunRecord:
+        self._phase("reading the source")
+        self.source.prepare()
+        complete = self.index.state in (IndexState.READY, IndexState.RETAINED)
+        if run.state is RunState.FAILED:
+            run = self._move(run, RunState.BACKFILLING if run.total else RunState.PLANNED)
+        if run.state is RunState.PLANNED and not complete:
+            total = runs.plan_batches(
+                self.job.catalog, self.lease, run, self.source.partition(self.job.batch_size)
+            )
+            run = self._move(run, RunState.BACKFILLING, total=total)
+        if run.state is RunState.BACKFILLING:
+            self._backfill(run)
+        run = self._move(run, RunState.CATCHING_UP)
+        comparison, lagging = self._catch_up()
+        run = self._move(run, RunState.BUILDING)
+        self._phase("building")
+        self.writer.build()
+        run = self._move(run, RunState.VERIFYING)
+        findings = self._verify(comparison, lagging)
+        return self._finish(run, findings)
+
+    def _backfill(self, run: RunRecord) -> None:
+        self._phase("embedding", run.total, run.total - run.pending)
+        embedder = self.job.embedder(self.index.model)
+        backfill(self.job, self.lease, run, self.source, self.writer, embedder)
+
+    def _catch_up(self) -> tuple[Comparison, int]:
+        """Compare and apply until a comparison finds nothing.
+
+        On a source that never stands still the last differences are a lag, as long as none of them
+        was there, unchanged, one round before: such a one was applied and did not hold.
+        """
+        before: set[object] = set()
+        for round_number in range(1, MAX_ROUNDS + 1):
+            self._phase("comparing")
+            if round_number > 1:
+                self.source.prepare()
+            noted = note_differences(self.job, self.lease, self.source, self.index.name)
+            found = noted.comparison.differences
+            stuck = len(before & noted.remembered)
+            if found == 0 or stuck or round_number == MAX_ROUNDS:
+                break
+            before = set(noted.remembered)
+            self._phase("catching up", found)
+            follow(self.job, self.lease, self.source, self.writer, self.index.name)
+        return noted.comparison, 0 if stuck else found
+
+    def _verify(self, comparison: Comparison, lagging: int) -> list[Finding]:
+        self._phase("verifying")
+        with closing(self.job.store.reader(self.index.name)) as reader:
+            return verify(
+                self.index.spec,
+                reader,
+                self.source,
+                self.job.embedder(self.index.model),
+                comparison,
+                lagging=lagging,
+                recall_target=self.recall_target,
+            )
+
+    def _finish(self, run: RunRecord, findings: list[Finding]) -> RunRecord:
+        broken = [finding for finding in findings if not finding.holds]
+        with self.job.catalog.write() as connection:
+            for finding in findings:
+                runs.add_evidence(
+                    connection,
+                    self.index.name,
+                    finding.invariant,
+                    finding.holds,
+                    finding.measured,
+                    run.id,
+                )
+            if not broken:
+                state = indexes.get(connection, self.index.name).state
+                if state is not IndexState.READY:
+                    indexes.move(connection, self.index.name, (state,), IndexState.READY)
+                routes.offer_candidate(connection, self.lease, self.index.name)
+                return runs.move(
+                    connection,
+                    self.lease,
+                    run,
+                    RunState.READY,
+                    values={"ready_at": time.time()},
+                )
+        raise verification_failed(self.index.name, broken)
+
+    def _move(self, run: RunRecord, after: RunState, **values: int) -> RunRecord:
+        self.job.stop.check()
+        with self.job.catalog.write() as connection:
+            return runs.move(connection, self.lease, run, after, values=values)
+
+    def _phase(self, name: str, total: int | None = None, done: int = 0) -> None:
+        self.job.stop.check()
+        self.job.reporter.phase(self.job.collection, name, total, done)

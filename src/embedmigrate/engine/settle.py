@@ -1,0 +1,91 @@
+"""What an index needs outside a run: catching up, before a rollback and after a cut-over."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+from embedmigrate.catalog import indexes, locks, routes, runs, schema
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import IndexState
+from embedmigrate.engine.follow import Followed, follow, note_differences
+from embedmigrate.engine.job import Job
+from embedmigrate.errors import Refused
+
+
+def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None = None) -> Followed:
+    """Bring an index up to what the source is now. Loads the model only if a text changed.
+
+    ``generation`` is recorded in the index when it is live.
+    """
+    with job.catalog.read() as connection:
+        index = indexes.get(connection, index_name)
+    with (
+        closing(job.open_source(index.spec.recipe)) as source,
+        closing(job.store.writer(index_name, epoch=lease.epoch, run="follow")) as writer,
+    ):
+        if generation is not None and writer.manifest.generation < generation:
+            writer.set_generation(generation)
+        job.reporter.phase(job.collection, "comparing")
+        source.prepare()
+        noted = note_differences(job, lease, source, index_name)
+        if noted.comparison.differences:
+            job.reporter.phase(job.collection, "catching up", noted.comparison.differences)
+        followed = follow(job, lease, source, writer, index_name)
+        if followed.changes:
+            writer.build()
+        return followed
+
+
+def settle(job: Job, lease: Lease) -> Followed | None:
+    """After a cut-over: what changed since verification flows into the new live index.
+
+    Also finishes what a crash left: idempotent, and None when there is nothing to settle.
+    """
+    with job.catalog.read() as connection:
+        route = routes.get(connection, job.collection)
+        if route.live_index is None:
+            return None
+        run = runs.latest(connection, job.collection, index=route.live_index)
+    if run is None or run.followed_at is not None:
+        return None
+    followed = catch_up(job, lease, route.live_index, generation=route.generation)
+    with job.catalog.write() as connection:
+        locks.renew(connection, lease)
+        connection.execute(
+            schema.run.update().where(schema.run.c.id == run.id).values(followed_at=time.time())
+        )
+    return followed
+
+
+def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> list[str]:
+    """Drop the retained indexes whose grace is over; returns their names.
+
+    I20: never the live index, never the candidate, nothing before its grace. ``Refused`` when there
+    is something retained but nothing is due.
+    """
+    with job.catalog.read() as connection:
+        route = routes.get(connection, job.collection)
+        retained = indexes.of_collection(connection, job.collection, IndexState.RETAINED)
+    due = [
+        index
+        for index in retained
+        if index.name not in (route.live_index, route.candidate_index)
+        and now - (index.retained_at or index.created_at) >= retain_seconds
+    ]
+    if retained and not due:
+        wait = min(
+            retain_seconds - (now - (index.retained_at or index.created_at)) for index in retained
+        )
+        raise Refused(
+            f"no retained index of {job.collection!r} is past its grace",
+            found=", ".join(index.name for index in retained),
+            expected=f"{retain_seconds:.0f} s since it was live; {max(wait, 0):.0f} s to go",
+            next_step="wait, or shorten `retain_seconds` in the configuration",
+        )
+    for index in due:
+        with job.catalog.write() as connection:
+            locks.renew(connection, lease)
+            indexes.move(connection, index.name, (IndexState.RETAINED,), IndexState.DROPPED)
+        job.store.drop(index.name)
+    return [index.name for index in due]

@@ -1,0 +1,1 @@
+"""The only place that touches Alembic: scripts, their operations, and the walk along them."""

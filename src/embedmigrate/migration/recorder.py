@@ -1,0 +1,145 @@
+"""Reading the operations of scripts without doing anything: what is pending, and is it sound?
+
+A script's Python is executed against an offline context whose handler only takes notes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from itertools import pairwise
+
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
+
+from embedmigrate.errors import EmbedMigrateError, Fork, ScriptError
+from embedmigrate.migration.environment import script_errors
+from embedmigrate.migration.operations import HANDLER, ReembedOp, RollbackOp
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """One revision with the embedding operation that it holds, if any."""
+
+    revision: str
+    down_revision: str | None
+    operation: ReembedOp | RollbackOp | None
+
+    @property
+    def reembed(self) -> ReembedOp | None:
+        return self.operation if isinstance(self.operation, ReembedOp) else None
+
+
+class _Notes:
+    """A handler that writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.operations: list[ReembedOp | RollbackOp] = []
+
+    def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
+        self.operations.append(operation)
+
+    def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
+        self.operations.append(operation)
+
+
+def record(script: Script, *, upgrade: bool = True) -> RecordedStep:
+    """Run ``upgrade()`` or ``downgrade()`` of one script and note its embedding operation.
+
+    ``ScriptError`` when it raises, or holds more than one.
+    """
+    notes = _Notes()
+    context = MigrationContext.configure(
+        dialect_name="sqlite",
+        opts={"as_sql": True, "output_buffer": io.StringIO(), HANDLER: notes},
+    )
+    function = getattr(script.module, "upgrade" if upgrade else "downgrade")
+    try:
+        with script_errors(), redirect_stdout(io.StringIO()), Operations.context(context):
+            function()
+    except EmbedMigrateError as error:
+        error.message = f"revision {script.revision}: {error.message}"
+        raise
+    except Exception as error:
+        raise ScriptError(
+            f"revision {script.revision} raises {type(error).__name__}: {error}",
+            found=script.path,
+            next_step="correct the script",
+        ) from error
+    if len(notes.operations) > 1:
+        raise ScriptError(
+            f"revision {script.revision} holds {len(notes.operations)} embedding operations",
+            found=", ".join(operation.collection for operation in notes.operations),
+            expected="at most one",
+            next_step="write one revision for each",
+        )
+    down = script.down_revision
+    return RecordedStep(
+        revision=script.revision,
+        down_revision=down if isinstance(down, str) else None,
+        operation=notes.operations[0] if notes.operations else None,
+    )
+
+
+def pending_upgrades(
+    scripts: ScriptDirectory, heads: tuple[str, ...], targets: Sequence[str]
+) -> list[RecordedStep]:
+    """The steps from the applied ``heads`` up to ``targets``, in the order of the walk."""
+    return _record_steps(scripts, heads, targets, upgrade=True)
+
+
+def pending_downgrades(
+    scripts: ScriptDirectory, heads: tuple[str, ...], target: str
+) -> list[RecordedStep]:
+    """The steps from the applied ``heads`` down to ``target``, in the order of the walk."""
+    return _record_steps(scripts, heads, [target], upgrade=False)
+
+
+def _record_steps(
+    scripts: ScriptDirectory, heads: tuple[str, ...], targets: Sequence[str], *, upgrade: bool
+) -> list[RecordedStep]:
+    steps_to = scripts._upgrade_revs if upgrade else scripts._downgrade_revs
+    seen: dict[str, RecordedStep] = {}
+    for target in targets:
+        with script_errors():
+            steps = steps_to(target, heads)  # type: ignore[arg-type]
+        for step in steps:
+            script = step.revision
+            assert isinstance(script, Script)
+            if script.revision not in seen:
+                seen[script.revision] = record(script, upgrade=upgrade)
+    return list(seen.values())
+
+
+def all_reembeddings(scripts: ScriptDirectory) -> dict[str, list[RecordedStep]]:
+    """Every re-embedding by collection, ancestors first."""
+    found: dict[str, list[RecordedStep]] = {}
+    for script in reversed(list(scripts.walk_revisions())):
+        step = record(script)
+        if step.reembed is not None:
+            found.setdefault(step.reembed.collection, []).append(step)
+    return found
+
+
+def refuse_forks(scripts: ScriptDirectory, collections: Iterable[str] | None = None) -> None:
+    """``Fork`` when two re-embeddings of one collection do not follow one another."""
+    for collection, steps in all_reembeddings(scripts).items():
+        if collections is not None and collection not in collections:
+            continue
+        for earlier, later in pairwise(steps):
+            ancestors = {
+                script.revision
+                for script in scripts.iterate_revisions(later.revision, "base", inclusive=True)
+            }
+            if earlier.revision not in ancestors:
+                raise Fork(
+                    f"collection {collection!r} has two open re-embeddings",
+                    found=f"revisions {earlier.revision} and {later.revision}, "
+                    "neither after the other",
+                    expected="one re-embedding after the other",
+                    next_step=f"set down_revision of {later.revision} to {earlier.revision!r} and "
+                    f"its source to that revision's target, or delete one of the two",
+                )

@@ -1,0 +1,74 @@
+"""Writing a revision: a complete, frozen script with every identity spelt out."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass
+
+from embedmigrate.models import EmbeddingModel, IndexSpec
+
+
+@dataclass(frozen=True)
+class ScriptBody:
+    """What the template puts into a script for a collection."""
+
+    constants: str
+    upgrade: str
+    downgrade: str
+
+
+def render(collection: str, source: str | None, spec: IndexSpec) -> ScriptBody:
+    """The body of a revision that moves ``collection`` from ``source`` to ``spec``."""
+    constant = _constant_name(spec.model.name)
+    arguments = [
+        f"{_quoted(collection)},",
+        f"source={_quoted(source)},",
+        f"target={constant},",
+        f"recipe={_recipe(spec)},",
+        f"factory={_quoted(spec.factory)},",
+        f"metric={_quoted(spec.metric)},",
+    ]
+    call = "\n".join(f"        {argument}" for argument in arguments)
+    return ScriptBody(
+        constants=f"{constant} = {_model(spec.model)}",
+        upgrade=f"    op.reembed(\n{call}\n    )",
+        downgrade=f"    op.rollback({_quoted(collection)}, to={_quoted(source)})",
+    )
+
+
+def _constant_name(name: str) -> str:
+    words = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_").upper()
+    if not words or words[0].isdigit() or keyword.iskeyword(words):
+        words = f"MODEL_{words}"
+    return words
+
+
+def _model(model: EmbeddingModel) -> str:
+    lines = [f"    name={_quoted(model.name)},", "    artifacts={"]
+    lines += [
+        f"        {_quoted(role)}: {_quoted(value)}," for role, value in model.artifacts.items()
+    ]
+    lines.append("    },")
+    for field, info in type(model).model_fields.items():
+        if field in ("name", "artifacts", "fingerprint"):
+            continue
+        value = getattr(model, field)
+        if field == "dimensions" or value != info.default:
+            lines.append(f"    {field}={_quoted(value)},")
+    lines.append(f"    fingerprint={_quoted(model.fingerprint)},")
+    return "EmbeddingModel(\n" + "\n".join(lines) + "\n)"
+
+
+def _recipe(spec: IndexSpec) -> str:
+    fields = ", ".join(_quoted(field) for field in spec.recipe.text)
+    joiner = "" if spec.recipe.joiner == " " else f", joiner={_quoted(spec.recipe.joiner)}"
+    return f"Recipe(text=[{fields}]{joiner})"
+
+
+def _quoted(value: object) -> str:
+    """A Python literal, strings in double quotes as formatters write them."""
+    text = repr(value)
+    if isinstance(value, str) and text.startswith("'") and '"' not in value:
+        return '"' + text[1:-1].replace("\\'", "'") + '"'
+    return text

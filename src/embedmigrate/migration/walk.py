@@ -1,0 +1,117 @@
+"""The handler of a walk: inside each step's transaction it changes the route, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alembic.runtime.migration import MigrationContext
+
+from embedmigrate.catalog import routes
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import RunRecord
+from embedmigrate.errors import Refused
+from embedmigrate.migration.operations import ReembedOp, RollbackOp
+from embedmigrate.migration.plan import Downgrade, Upgrade
+
+
+class UpgradeWalk:
+    """Cuts over to what was prepared; superseded revisions leave a row."""
+
+    def __init__(
+        self,
+        upgrades: Sequence[Upgrade],
+        leases: Mapping[str, Lease],
+        prepared: Mapping[str, RunRecord],
+    ) -> None:
+        """``leases`` and ``prepared`` (ready runs) are by collection."""
+        self._by_collection = {upgrade.collection: upgrade for upgrade in upgrades}
+        self._leases, self._prepared = leases, prepared
+        self._step: Any = None
+
+    def on_step(self, step: Any) -> None:
+        self._step = step
+
+    def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
+        if context.as_sql:
+            _say_what_sql_cannot(context, operation)
+            return
+        assert context.connection is not None
+        revision = self._step.revision.revision
+        down = self._step.revision.down_revision
+        down_revision = down if isinstance(down, str) else None
+        upgrade, lease = (
+            self._by_collection[operation.collection],
+            self._leases[operation.collection],
+        )
+        if revision in upgrade.superseded:
+            routes.note_superseded(
+                context.connection,
+                lease,
+                revision=revision,
+                down_revision=down_revision,
+                superseded_by=upgrade.transition.revision,
+            )
+            return
+        if revision != upgrade.transition.revision:
+            raise Refused(
+                f"revision {revision} was not prepared", next_step="run the same command again"
+            )
+        run = self._prepared[operation.collection]
+        routes.cut_over(
+            context.connection,
+            lease,
+            revision=revision,
+            down_revision=down_revision,
+            index_name=run.index_name,
+            run_id=run.id,
+        )
+
+    def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
+        raise Refused(f"a rollback of {operation.collection!r} is not part of an upgrade")
+
+
+class DowngradeWalk:
+    """Switches back at the last step of each collection; the others only lose their row."""
+
+    def __init__(
+        self, downgrades: Sequence[Downgrade], leases: Mapping[str, Lease], reason: str | None
+    ) -> None:
+        self._by_collection = {downgrade.collection: downgrade for downgrade in downgrades}
+        self._leases, self._reason = leases, reason
+        self._step: Any = None
+
+    def on_step(self, step: Any) -> None:
+        self._step = step
+
+    def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
+        raise Refused(f"a re-embedding of {operation.collection!r} is not part of a downgrade")
+
+    def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
+        if context.as_sql:
+            _say_what_sql_cannot(context, operation)
+            return
+        assert context.connection is not None
+        downgrade = self._by_collection.get(operation.collection)
+        if downgrade is None:
+            raise Refused(
+                f"nothing of {operation.collection!r} is applied that could be rolled back",
+                next_step="embedmigrate status",
+            )
+        revision = self._step.revision.revision
+        routes.undo(
+            context.connection,
+            self._leases[operation.collection],
+            next(record for record in downgrade.undone if record.revision == revision),
+            target_index=downgrade.target_index,
+            switch=revision == downgrade.last_step,
+            reason=self._reason,
+        )
+
+
+def _say_what_sql_cannot(context: MigrationContext, operation: ReembedOp | RollbackOp) -> None:
+    kind, collection, *models = operation.to_diff_tuple()
+    context.impl.static_output(
+        f"-- {kind} {collection} {' to '.join(str(model) for model in models)}: "
+        "SQL cannot embed, verify or switch; run embedmigrate instead"
+    )

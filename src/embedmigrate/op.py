@@ -1,0 +1,45 @@
+"""What migration scripts import: ``from embedmigrate import EmbeddingModel, Recipe, op``.
+
+Identity is literal: a script states models and recipes in full and never reads settings.
+"""
+
+from __future__ import annotations
+
+from alembic import op as _alembic_op
+
+from embedmigrate.migration.operations import ReembedOp, RollbackOp
+from embedmigrate.models import EmbeddingModel, Recipe
+from embedmigrate.models.index_spec import Metric
+
+__all__ = ["reembed", "rollback"]
+
+
+def reembed(
+    collection: str,
+    *,
+    source: str | None,
+    target: EmbeddingModel,
+    recipe: Recipe,
+    factory: str = "Flat",
+    metric: Metric = "cosine",
+) -> None:
+    """Move ``collection`` from the model ``source`` to the model ``target``.
+
+    ``source`` is ``name@fingerprint`` of what is live when the step runs, None for a first index.
+    ``target`` states its ``fingerprint``. ``factory`` and ``metric`` are those of the index.
+    """
+    _alembic_op.invoke(
+        ReembedOp(
+            collection,
+            source=source,
+            target=target,
+            recipe=recipe,
+            factory=factory,
+            metric=metric,
+        )
+    )
+
+
+def rollback(collection: str, *, to: str | None) -> None:
+    """Go back to the model ``to`` (``name@fingerprint``), which was live before; None: to none."""
+    _alembic_op.invoke(RollbackOp(collection, to=to))

@@ -1,0 +1,254 @@
+"""Following the route: which (index, model, generation) a process serves now, and what is next.
+
+Readers see exactly one pair at a time (I8). An index is opened and warmed off the request path,
+then put in place in one assignment; the old one stays open until the last reader has left it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from embedmigrate.catalog import Catalog, indexes, routes
+from embedmigrate.catalog.records import IndexRecord, Route
+from embedmigrate.embedders.base import Embedder
+from embedmigrate.errors import EmbedMigrateError, IndexGone, ModelMismatch
+from embedmigrate.models import EmbeddingModel
+from embedmigrate.stores.base import IndexReader, Store
+
+ROUTE_CACHE_SECONDS = 1.0
+"""How old the route may be where the catalog cannot say cheaply that nothing changed."""
+RETRY_SECONDS = 5.0
+"""Wait before an index that could not be opened is tried again."""
+
+_log = logging.getLogger(__name__)
+
+
+class OpenIndex:
+    """An index that is open with the embedder of its model; closes when nobody uses it any more."""
+
+    def __init__(self, index: IndexRecord, reader: IndexReader, embedder: Embedder) -> None:
+        self.index, self.reader, self.embedder = index, reader, embedder
+        self._users, self._retired, self._lock = 0, False, threading.Lock()
+
+    def enter(self) -> bool:
+        """Count a user; False when it is closed already."""
+        with self._lock:
+            if self._retired and self._users == 0:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            unused = self._retired and self._users == 0
+        if unused:
+            self.reader.close()
+
+    def retire(self) -> None:
+        """Close as soon as nobody uses it."""
+        with self._lock:
+            unused = not self._retired and self._users == 0
+            self._retired = True
+        if unused:
+            self.reader.close()
+
+
+class Pair(NamedTuple):
+    """What a reader sees at one moment (I8)."""
+
+    opened: OpenIndex
+    generation: int
+
+
+class RouteWatcher:
+    """Reads a collection's route, at the price of one PRAGMA while nothing changes."""
+
+    def __init__(self, catalog: Catalog, collection: str) -> None:
+        self._catalog, self._collection = catalog, collection
+        self._connection = catalog.watch()
+        self._version: int | None = None
+        self._read_at = 0.0
+        self._route: Route | None = None
+        self._lock = threading.Lock()
+
+    def route(self) -> Route:
+        """The route as it is now (SQLite), or as it was at most a second ago."""
+        with self._lock:
+            if self._route is None or self._changed():
+                with self._catalog.read() as connection:
+                    self._route = routes.get(connection, self._collection)
+                self._read_at = time.monotonic()
+            return self._route
+
+    def _changed(self) -> bool:
+        if self._connection is None:
+            return time.monotonic() - self._read_at > ROUTE_CACHE_SECONDS
+        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        changed, self._version = version != self._version, version
+        return changed
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
+
+class Server:
+    """Serves the pair that the route names, and opens the candidate beside it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        collection: str,
+        store: Store,
+        load_embedder: Callable[[EmbeddingModel], Embedder],
+        switch_grace: float,
+    ) -> None:
+        """Open what is live now. ``switch_grace`` is how long an old pair may be served, in s."""
+        self._catalog, self._collection, self._store = catalog, collection, store
+        self._load_embedder, self._switch_grace = load_embedder, switch_grace
+        self._watcher = RouteWatcher(catalog, collection)
+        self._lock = threading.RLock()
+        self._open: dict[str, OpenIndex] = {}
+        self._embedders: dict[tuple[str, str], Embedder] = {}
+        self._pair: Pair | None = None
+        self._settled: Route | None = None  # the route that needs no more work here
+        self._opening: threading.Thread | None = None
+        self._retry_at = self._behind_since = 0.0
+        self._closed = False
+
+    @contextmanager
+    def serve(self) -> Iterator[Pair]:
+        """The pair to serve from, kept open until the block ends.
+
+        ``IndexGone`` when there is no live index; whatever opening it raises, once the grace in
+        which the old one may still be served is over.
+        """
+        pair = self._current()
+        while not pair.opened.enter():
+            pair = self._current()
+        try:
+            yield pair
+        finally:
+            pair.opened.leave()
+
+    def _current(self) -> Pair:
+        route = self._watcher.route()
+        pair = self._pair
+        if route is not self._settled:
+            pair = self._move_to(route)
+        if pair is None:
+            raise IndexGone(
+                f"collection {self._collection!r} has no live index",
+                expected="a first index",
+                next_step="embedmigrate upgrade",
+            )
+        return pair
+
+    def _move_to(self, route: Route) -> Pair | None:
+        """Put the live index of ``route`` in place as soon as it is open here."""
+        with self._lock:
+            if self._closed:
+                raise IndexGone(f"collection {self._collection!r} was closed here")
+            live, wanted = route.live_index, (route.live_index, route.candidate_index)
+            if live is None:
+                self._pair = None
+            elif live in self._open or self._pair is None or self._overdue():
+                self._pair = Pair(self._opened(live), route.generation)
+            if live is None or (self._pair is not None and self._serves(live)):
+                self._behind_since = 0.0
+            missing = [name for name in wanted if name is not None and name not in self._open]
+            if not missing:
+                for name in self._open.keys() - set(wanted):
+                    self._open.pop(name).retire()
+                self._settled = route
+            elif self._opening is None and time.monotonic() >= self._retry_at:
+                self._opening = threading.Thread(
+                    target=self._open_beside, args=(missing,), daemon=True
+                )
+                self._opening.start()
+            return self._pair
+
+    def _serves(self, name: str) -> bool:
+        return self._pair is not None and self._pair.opened is self._open.get(name)
+
+    def _overdue(self) -> bool:
+        now = time.monotonic()
+        self._behind_since = self._behind_since or now
+        return now - self._behind_since > self._switch_grace
+
+    def _open_beside(self, names: Sequence[str]) -> None:
+        """Open and warm indexes while requests go on; a failure is tried again later."""
+        try:
+            for name in names:
+                self._opened(name)
+        except EmbedMigrateError as error:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            _log.warning("index %s cannot be opened here: %s", name, error.message)
+        finally:
+            self._opening = None
+
+    def _opened(self, name: str) -> OpenIndex:
+        """The open index of that name; opens it outside the lock."""
+        with self._lock:
+            if name in self._open:
+                return self._open[name]
+        opened = self._open_index(name)
+        with self._lock:
+            if name in self._open or self._closed:
+                opened.retire()
+            if self._closed:
+                raise IndexGone(f"collection {self._collection!r} was closed here")
+            return self._open.setdefault(name, opened)
+
+    def _open_index(self, name: str) -> OpenIndex:
+        with self._catalog.read() as connection:
+            index = indexes.get(connection, name)
+        reader = self._store.reader(name)
+        try:
+            if reader.manifest.fingerprint != index.fingerprint:
+                raise ModelMismatch(
+                    f"index {name} does not hold what the catalog says",
+                    found=reader.manifest.fingerprint,
+                    expected=index.model.reference,
+                    next_step=f"embedmigrate verify {self._collection}",
+                )
+            embedder = self._embedder(index.model)
+            reader.search(embedder.embed_queries(["warm up"]), 1)
+        except BaseException:
+            reader.close()
+            raise
+        return OpenIndex(index, reader, embedder)
+
+    def _embedder(self, model: EmbeddingModel) -> Embedder:
+        key = (model.fingerprint, model.query_side)
+        if key not in self._embedders:
+            embedder = self._load_embedder(model)
+            if self._embedders.setdefault(key, embedder) is not embedder:
+                embedder.close()
+        return self._embedders[key]
+
+    def forget(self) -> None:
+        """Resolve the route once more from scratch: an index turned out to be gone."""
+        with self._lock:
+            self._pair = self._settled = None
+            for name in list(self._open):
+                self._open.pop(name).retire()
+
+    def close(self) -> None:
+        """Close everything that no reader is using; the rest when its reader leaves."""
+        with self._lock:
+            self._closed, self._settled = True, None
+            opening = self._opening
+        if opening is not None:
+            opening.join()
+        self.forget()
+        self._watcher.close()
+        for embedder in self._embedders.values():
+            embedder.close()

@@ -1,0 +1,180 @@
+"""The connection of a SQL source: short, read-only transactions, and errors without secrets.
+
+Only ``sql.py`` imports this module, and only when a source is made: SQLAlchemy is heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Connection, make_url
+
+from embedmigrate.errors import ConfigError, EmbedMigrateError, Temporary
+
+# PostgreSQL is told transaction by transaction, so that a connection pooler cannot mix it up.
+_READ_ONLY = {
+    "sqlite": "PRAGMA query_only = ON",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+    "mariadb": "SET SESSION TRANSACTION READ ONLY",
+}
+_SQLITE_MAY_PASS = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN")
+
+
+class Database:
+    """The database at a SQLAlchemy URL. A relative SQLite path starts from ``root``."""
+
+    def __init__(self, url: str, root: Path) -> None:
+        parsed = _parse(url, root)
+        self.name = _name(parsed)
+        self._secrets = _secrets(parsed)
+        try:
+            self.engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+        except ImportError as error:
+            raise ConfigError(
+                f"the driver of the source database {self.name} is not installed",
+                found=error.name or parsed.drivername,
+                next_step=f"pip install the driver of {parsed.drivername}, or name another one: "
+                f"{parsed.get_backend_name()}+DRIVER://…",
+            ) from None
+        except (exc.ArgumentError, TypeError, ValueError):
+            raise _bad_url(parsed.drivername) from None
+        self.dialect = self.engine.dialect.name
+        if self.dialect == "postgresql":
+            self.engine = self.engine.execution_options(postgresql_readonly=True)
+        if statement := _READ_ONLY.get(self.dialect):
+            sa.event.listen(self.engine, "connect", _on_connect(statement))
+
+    def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """All rows of a statement, read in a transaction of its own."""
+        with self._connect() as connection:
+            try:
+                return connection.execute(statement).all()
+            except exc.DBAPIError as error:
+                # the text of the driver may quote what stands in the rows
+                raise self._temporary(error) or ConfigError(
+                    f"the database {self.name} cannot answer the queries of the source",
+                    found=type(error.orig).__name__,
+                    next_step="check `table`, `query`, `where` and the types of the columns",
+                ) from None
+
+    def probe(self, statement: sa.Select[Any], what: str) -> list[str]:
+        """The column names of a statement that returns no row; its faults are shown in full."""
+        with self._connect() as connection:
+            try:
+                return list(connection.execute(statement.limit(0)).keys())
+            except exc.DBAPIError as error:
+                raise self._temporary(error) or ConfigError(
+                    f"the database {self.name} does not accept {what}",
+                    found=self._message(error),
+                    next_step="correct the source in the configuration",
+                ) from None
+
+    @contextmanager
+    def inspect(self) -> Iterator[sa.Inspector]:
+        """An inspector of tables and columns, for the length of a ``with`` block."""
+        with self._connect() as connection:
+            try:
+                yield sa.inspect(connection)
+            except exc.DBAPIError as error:
+                raise self._temporary(error) or ConfigError(
+                    f"the database {self.name} cannot be inspected", found=self._message(error)
+                ) from None
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        try:
+            connection = self.engine.connect()
+        except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
+            raise Temporary(
+                f"the source database {self.name} cannot be reached",
+                found=self._message(error),
+                next_step="check the database and `url`, then run the same command again",
+            ) from None
+        with connection:
+            yield connection
+
+    def _temporary(self, error: exc.DBAPIError) -> EmbedMigrateError | None:
+        """The error for what may be over in a minute; None for what will stay."""
+        if self.dialect == "sqlite":
+            # here OperationalError is everything, from a lock to a column that does not exist
+            name = getattr(error.orig, "sqlite_errorname", "")
+            passes = name.startswith(_SQLITE_MAY_PASS)
+        else:
+            passes = error.connection_invalidated or isinstance(
+                error, exc.OperationalError | exc.InterfaceError
+            )
+        if not passes:
+            return None
+        return Temporary(
+            f"the source database {self.name} did not answer",
+            found=type(error.orig).__name__,
+            next_step="run the same command again",
+        )
+
+    def _message(self, error: Exception) -> str:
+        """The first line of what the driver says, without the secrets of the URL."""
+        cause = error.orig if isinstance(error, exc.DBAPIError) and error.orig else error
+        message = (str(cause).splitlines() or [type(cause).__name__])[0]
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        return message
+
+
+def _parse(url: str, root: Path) -> URL:
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise _bad_url("text that is not a URL") from None
+    database = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not database or database.startswith(":memory:"):
+        return parsed
+    if database.startswith("file:"):
+        return parsed
+    path = root / database
+    if not path.is_file():
+        # SQLite would make an empty database of that name
+        raise ConfigError(
+            f"the source database {path} does not exist",
+            expected="an SQLite file",
+            next_step="correct `url` of the source in the configuration",
+        )
+    return parsed.set(database=str(path))
+
+
+def _bad_url(found: str) -> ConfigError:
+    return ConfigError(
+        "`url` of the SQL source cannot be used",
+        found=found,
+        expected="a SQLAlchemy URL: dialect+driver://user:password@host/database",
+        next_step="correct `url` of the source in the configuration",
+    )
+
+
+def _name(url: URL) -> str:
+    """What errors call the database: never its user, password or parameters."""
+    host = "" if url.host is None else url.host + (f":{url.port}" if url.port else "")
+    return f"{url.get_backend_name()}://{host}/{url.database or ''}"
+
+
+def _secrets(url: URL) -> list[str]:
+    values = [str(url.password)] if url.password else []
+    for value in url.query.values():
+        values += [value] if isinstance(value, str) else value
+    return [value for value in values if value]
+
+
+def _on_connect(statement: str) -> Any:
+    def read_only(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
+
+    return read_only

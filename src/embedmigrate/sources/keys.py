@@ -1,0 +1,93 @@
+"""Keys of database rows as document ids, and back: injective, readable, never guessed.
+
+A key of one column is its text: an integer in decimal, a UUID in its canonical form, text as it
+is. The parts of a composite key are joined by ``/``, with ``%`` and ``/`` inside a part escaped as
+``%25`` and ``%2F``: the number of columns is fixed, so no two keys share an id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from embedmigrate.sources.base import KeyRange
+from embedmigrate.sources.values import UnusableId, make_id
+
+Part = int | str | UUID
+_KINDS: tuple[type[int] | type[str] | type[UUID], ...] = (int, str, UUID)
+
+
+@dataclass(frozen=True)
+class KeyCodec:
+    """Turns keys into ids and ids into keys, for columns whose values are of these ``kinds``."""
+
+    kinds: tuple[type[Part], ...]
+    largest: int = 2**63 - 1
+    """The greatest integer that the database can compare with."""
+
+    @classmethod
+    def of(cls, key: Sequence[object], largest: int) -> KeyCodec:
+        """The codec for a table of which ``key`` is one key; ``UnusableId`` for other types."""
+        return cls(tuple(_kind(value) for value in key), largest)
+
+    def encode(self, key: Sequence[object]) -> str:
+        """The id of a key; ``UnusableId`` when a value is not of its column's kind."""
+        for value, kind in zip(key, self.kinds, strict=True):
+            if _kind(value) is not kind:
+                raise UnusableId(
+                    "the key column holds values of several types",
+                    found=f"{_kind(value).__name__} after {kind.__name__}",
+                    expected="one type",
+                )
+        if len(key) == 1:
+            return make_id(key[0])
+        return make_id("/".join(_escape(str(value)) for value in key))
+
+    def decode(self, id: str) -> tuple[Part, ...] | None:
+        """The key of an id; None when no key has this id."""
+        parts = [id] if len(self.kinds) == 1 else [_unescape(part) for part in id.split("/")]
+        if len(parts) != len(self.kinds):
+            return None
+        try:
+            key = tuple(kind(part) for kind, part in zip(self.kinds, parts, strict=True))
+            # "007" and "{uuid}" parse, but no key is ever written like that
+            if self.encode(key) != id:
+                return None
+        except ValueError:
+            return None
+        if any(isinstance(part, int) and not -(2**63) <= part <= self.largest for part in key):
+            return None
+        return key
+
+
+def cut(ids: Iterable[str], size: int) -> Iterator[KeyRange]:
+    """Ranges of ``size`` documents, the last one of what is left, from all ids in order."""
+    after, until, documents = None, None, 0
+    for until in ids:
+        documents += 1
+        if documents == size:
+            yield KeyRange(after, until, documents)
+            after, documents = until, 0
+    if documents:
+        yield KeyRange(after, until, documents)
+
+
+def _kind(value: object) -> type[Part]:
+    if not isinstance(value, bool):
+        for kind in _KINDS:
+            if isinstance(value, kind):
+                return kind
+    raise UnusableId(
+        "the key column cannot be used",
+        found=f"values of type {type(value).__name__}",
+        expected="integers, text or UUIDs",
+    )
+
+
+def _escape(part: str) -> str:
+    return part.replace("%", "%25").replace("/", "%2F")
+
+
+def _unescape(part: str) -> str:
+    return part.replace("%2F", "/").replace("%25", "%")

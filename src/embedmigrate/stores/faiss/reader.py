@@ -1,0 +1,288 @@
+"""Reading an index: search, and the scans that comparison and verification need."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from embedmigrate.embedders.base import Vectors
+from embedmigrate.errors import DamagedIndex
+from embedmigrate.stores.base import (
+    Filter,
+    Hit,
+    IndexStatistics,
+    Stamp,
+    StoredState,
+)
+from embedmigrate.stores.faiss import checks, exact
+from embedmigrate.stores.faiss.ann import Ann, Effort, Factory, open_ann
+from embedmigrate.stores.faiss.connections import Connections
+from embedmigrate.stores.faiss.database import (
+    FILE,
+    AnnRecord,
+    BoolArray,
+    Positions,
+    damaged,
+    gone,
+    in_parts,
+    marks,
+    open_database,
+    read_ann,
+    read_states,
+    snapshot,
+    translated,
+)
+from embedmigrate.stores.faiss.filters import condition
+from embedmigrate.stores.faiss.library import load_faiss
+from embedmigrate.stores.faiss.similarity import Candidates, Similarity
+from embedmigrate.stores.faiss.view import View
+
+_SPARE = 16
+"""Candidates beyond k. They are scored again, so that a tie at the cut is decided by id."""
+
+
+class FaissReader:
+    """Safe for many threads: they share one immutable view of the index and its mapped files.
+
+    Each call reads ``rows.sqlite`` in one snapshot, and brings the view up to it first when the
+    index has changed. FAISS runs outside every lock.
+    """
+
+    def __init__(self, folder: Path, effort: Effort) -> None:
+        load_faiss()
+        self._folder = folder
+        self._file = folder / FILE
+        self._effort = effort
+        self._lock = threading.Lock()
+        self._ann_lock = threading.Lock()
+        self._ann: Ann | None = None
+        with translated(self._file):
+            self._identity = self._found_on_disk()
+            self._connections = Connections(folder)
+            try:
+                with self._connections.taken() as connection, snapshot(connection):
+                    self._view = View.read(connection, folder)
+                    checks.check_vectors(folder, connection, self._view.vectors)
+                self.manifest = self._view.manifest
+                self._similarity = Similarity.of(self.manifest)
+                self._factory = Factory.parse(self.manifest.factory)
+                self._current_ann(self._view)
+            except BaseException:
+                self._connections.close()
+                raise
+
+    # -- search ---------------------------------------------------------------------------
+
+    def search(
+        self, queries: Vectors, k: int, filter: Filter | None = None, *, exact: bool = False
+    ) -> list[list[Hit]]:
+        self._check_queries(queries, k)
+        queries = self._similarity.queries(np.ascontiguousarray(queries))
+        with self._snapshot() as (connection, view):
+            allowed = self._allowed(connection, view, filter) if filter else view.live
+            ann = None if filter or exact else self._current_ann(view)
+            candidates = self._candidates(view, ann, allowed, queries, k)
+            return self._hits(connection, view, queries, candidates, k)
+
+    def _check_queries(self, queries: Vectors, k: int) -> None:
+        dimensions = self.manifest.dimensions
+        if queries.ndim != 2 or queries.shape[1] != dimensions or queries.dtype != np.float32:
+            raise ValueError(
+                f"queries for index {self.manifest.index!r} are float32 (n, {dimensions}),"
+                f" found {queries.dtype} {queries.shape}"
+            )
+        if not np.isfinite(queries).all():
+            raise ValueError("a query vector has values that are not finite")
+        if k < 1:
+            raise ValueError(f"k is at least 1, found {k}")
+
+    def _allowed(self, connection: sqlite3.Connection, view: View, filter: Filter) -> BoolArray:
+        sql, parameters = condition(filter)
+        cursor = connection.execute(f"SELECT position FROM rows WHERE {sql}", parameters)
+        allowed = np.zeros(view.through, dtype=np.bool_)
+        allowed[np.fromiter((position for (position,) in cursor), dtype=np.int64)] = True
+        return allowed
+
+    def _candidates(
+        self, view: View, ann: Ann | None, allowed: BoolArray, queries: Vectors, k: int
+    ) -> Candidates:
+        there = int(np.count_nonzero(allowed))
+        wanted = min(k + _SPARE, there)
+        if wanted == 0 or len(queries) == 0:
+            return Candidates.none(len(queries), wanted)
+        if ann is None:
+            return exact.nearest(view.vectors, allowed, queries, wanted, self._similarity)
+        bits = view.live_bits if view.deaths > ann.record.deaths else None
+        known = ann.search(queries, wanted, self._similarity, self._effort, bits)
+        tail = exact.nearest(
+            view.vectors, allowed, queries, wanted, self._similarity, ann.record.through
+        )
+        candidates = known.merged(tail)
+        # An ANN search may come back with too little: few lists probed, or dead rows in its way.
+        short = (candidates.positions >= 0).sum(axis=1) < min(k, there)
+        if short.any():
+            again = exact.nearest(view.vectors, allowed, queries[short], wanted, self._similarity)
+            candidates.similarities[short] = again.similarities
+            candidates.positions[short] = again.positions
+        return candidates
+
+    def _hits(
+        self,
+        connection: sqlite3.Connection,
+        view: View,
+        queries: Vectors,
+        candidates: Candidates,
+        k: int,
+    ) -> list[list[Hit]]:
+        """Score the candidates, order them by score, id and chunk, and add what belongs to them."""
+        companions: dict[int, tuple[str, int, str]] = {}
+        for some in in_parts(candidates.positions[candidates.positions >= 0].tolist()):
+            rows = connection.execute(
+                f"SELECT position, id, chunk, metadata FROM rows WHERE position IN ({marks(some)})",
+                some,
+            )
+            companions.update((position, (id, chunk, text)) for position, id, chunk, text in rows)
+        results = []
+        for query, positions in zip(queries, candidates.positions, strict=True):
+            found = positions[positions >= 0]
+            scores = self._similarity.scores(query, view.vectors.gather(found))
+            ranked = sorted(
+                (-score, *companions[position])
+                for score, position in zip(scores, found.tolist(), strict=True)
+            )
+            results.append(
+                [
+                    Hit(id, chunk, -negated, json.loads(metadata))
+                    for negated, id, chunk, metadata in ranked[:k]
+                ]
+            )
+        return results
+
+    # -- scans ----------------------------------------------------------------------------
+
+    def states(self) -> Iterator[StoredState]:
+        with self._snapshot() as (connection, _):
+            cursor = connection.execute(
+                "SELECT id, chunk, seq, content_hash, metadata_hash"
+                " FROM rows INDEXED BY live_rows WHERE deleted = 0 ORDER BY id, chunk"
+            )
+            for row in cursor:
+                yield StoredState(*row)
+
+    def get(self, ids: Sequence[str]) -> list[StoredState]:
+        with self._snapshot() as (connection, _):
+            return [state for _, state in read_states(connection, ids)]
+
+    def vectors(self, keys: Sequence[tuple[str, int]]) -> Vectors:
+        with self._snapshot() as (connection, view):
+            at = {
+                (state.id, state.chunk): position
+                for position, state in read_states(connection, [id for id, _ in keys])
+            }
+            return view.vectors.gather(np.array([at[key] for key in keys], dtype=np.int64))
+
+    def blocks(self, size: int = 8192) -> Iterator[Vectors]:
+        with self._snapshot() as (_, view):
+            positions: Positions = np.flatnonzero(view.live)
+        for start in range(0, len(positions), size):
+            yield view.vectors.gather(positions[start : start + size])
+
+    # -- figures --------------------------------------------------------------------------
+
+    def stamps(self) -> list[Stamp]:
+        with self._snapshot() as (connection, _):
+            cursor = connection.execute(
+                "SELECT fingerprint, run, COUNT(*) FROM rows JOIN stamps USING (stamp)"
+                " WHERE deleted = 0 GROUP BY fingerprint, run ORDER BY fingerprint, run"
+            )
+            return [Stamp(*row) for row in cursor]
+
+    def statistics(self) -> IndexStatistics:
+        with self._snapshot() as (connection, view):
+            (documents,) = connection.execute(
+                "SELECT COUNT(DISTINCT id) FROM rows INDEXED BY live_rows WHERE deleted = 0"
+            ).fetchone()
+            return IndexStatistics(
+                vectors=view.through - view.deaths,
+                documents=documents,
+                dead=view.deaths,
+                bytes=sum(_size(path) for path in self._folder.iterdir()),
+                ann_through=view.ann.through if view.ann else 0,
+            )
+
+    def problems(self) -> list[str]:
+        try:
+            with self._snapshot() as (connection, view):
+                return checks.find_problems(self._folder, connection, view.vectors, view.ann)
+        except DamagedIndex as error:
+            return [error.message]
+
+    def close(self) -> None:
+        self._connections.close()
+
+    # -- one moment -----------------------------------------------------------------------
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[tuple[sqlite3.Connection, View]]:
+        """A connection inside a snapshot of the rows, and the view of the same moment."""
+        with translated(self._file), self._connections.taken() as connection:
+            if self._found_on_disk() != self._identity:
+                raise gone(self._folder)
+            # Snapshots begin one after the other, so none is older than the view that is shared.
+            with self._lock:
+                connection.execute("BEGIN")
+                view = self._view = self._view.at(connection)
+                self.manifest = view.manifest
+            yield connection, view
+
+    def _found_on_disk(self) -> tuple[int, int]:
+        """Which file lies there now: an open one outlives its name when an index is dropped."""
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            if self._folder.is_dir():
+                open_database(self._folder).close()  # says what is wrong
+            raise gone(self._folder) from None
+        return found.st_dev, found.st_ino
+
+    def _current_ann(self, view: View) -> Ann | None:
+        """The newest ANN structure that is open and not newer than ``view``.
+
+        A thread that finds a newer one recorded opens it; the others go on with what there is,
+        which costs them time and no result.
+        """
+        record, ann = view.ann, self._ann
+        if record is None:
+            return None
+        if (ann is None or ann.record.number < record.number) and self._ann_lock.acquire(False):
+            try:
+                self._ann = ann = self._open_ann(record)
+            finally:
+                self._ann_lock.release()
+        return ann if ann is not None and ann.record.number <= record.number else None
+
+    def _open_ann(self, record: AnnRecord) -> Ann | None:
+        """Open a recorded structure, or keep what is open when a later build replaced it."""
+        try:
+            ann = open_ann(self._folder, record, self._factory)
+        except FileNotFoundError:
+            with self._connections.taken() as connection:
+                if read_ann(connection) != record:
+                    return self._ann
+            path = self._folder / record.file
+            raise damaged(path, "the file is missing", expected=f"{record.size} bytes") from None
+        checks.check_ann(self._folder, record)
+        return ann
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # removed since it was listed
+        return 0
