@@ -4,15 +4,19 @@ Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}
 Create Date: ${create_date}
 """
-<% body = config.attributes.get("embedmigrate_body") %>\
+<%
+    body = config.attributes.get("embedmigrate_body")
+    literal = lambda value: repr(value).replace("'", '"')
+%>\
 % if body:
+
 from embedmigrate import EmbeddingModel, Recipe, op
 % endif
 
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-branch_labels = ${repr(branch_labels)}
-depends_on = ${repr(depends_on)}
+revision = ${literal(up_revision)}
+down_revision = ${literal(down_revision)}
+branch_labels = ${literal(branch_labels)}
+depends_on = ${literal(depends_on)}
 % if body:
 
 ${body.constants}

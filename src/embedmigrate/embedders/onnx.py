@@ -19,13 +19,14 @@ from embedmigrate.embedders.base import ModelConfig, Vectors
 from embedmigrate.embedders.files import Artifacts, FileReference, Places, inside
 from embedmigrate.embedders.local import own
 from embedmigrate.embedders.onnx_file import INT32, OnnxGraph, read_graph
-from embedmigrate.embedders.st_folder import FolderSettings, read_folder
+from embedmigrate.embedders.st_folder import FolderSettings
 from embedmigrate.embedders.transformer import (
     Ids,
     TransformerConfig,
     TransformerEmbedder,
     identify_transformer,
     pool,
+    transformer_folder,
 )
 from embedmigrate.errors import ConfigError, MissingExtra, UnsupportedModel
 from embedmigrate.models import EmbeddingModel
@@ -104,7 +105,7 @@ class OnnxEmbedder(TransformerEmbedder):
 
 def _find(config: OnnxConfig, root: Path) -> _Parts:
     places = Places(config, root)
-    folder = read_folder(places.folder)
+    folder = transformer_folder(places.folder)
     homes = [home for home in (places.folder, folder.module_folder) if home is not None]
     weights = places.find(
         "weights",

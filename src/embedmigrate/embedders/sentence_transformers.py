@@ -15,12 +15,13 @@ import numpy as np
 from embedmigrate.embedders.base import ModelConfig, Vectors
 from embedmigrate.embedders.files import Artifacts, Places, inside, read_json
 from embedmigrate.embedders.local import own
-from embedmigrate.embedders.st_folder import FolderSettings, read_folder
+from embedmigrate.embedders.st_folder import FolderSettings
 from embedmigrate.embedders.transformer import (
     Ids,
     TransformerConfig,
     TransformerEmbedder,
     identify_transformer,
+    transformer_folder,
 )
 from embedmigrate.errors import ConfigError, MissingExtra, UnsupportedModel
 from embedmigrate.models import EmbeddingModel
@@ -123,7 +124,7 @@ def _pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 def _find(config: SentenceTransformersConfig, root: Path) -> tuple[FolderSettings, Artifacts]:
     places = Places(config, root)
-    folder = read_folder(places.folder)
+    folder = transformer_folder(places.folder)
     home = folder.module_folder
     if home is None:
         raise ConfigError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.embedders.files import Artifacts
 from embedmigrate.embedders.local import LocalConfig, LocalEmbedder, declare
-from embedmigrate.embedders.st_folder import FolderSettings
+from embedmigrate.embedders.st_folder import FolderSettings, read_folder
 from embedmigrate.embedders.tokenizing import TextTokenizer, stated_truncation
 from embedmigrate.errors import ConfigError, UnsupportedModel
 from embedmigrate.models import EmbeddingModel
@@ -35,6 +35,19 @@ class TransformerConfig(LocalConfig):
     pooling: Pooling | None = None
 
 
+def transformer_folder(folder: Path | None) -> FolderSettings:
+    """``read_folder`` for providers that run transformers."""
+    settings = read_folder(folder)
+    if settings.static:
+        raise UnsupportedModel(
+            f"the model in {folder} is a table of token vectors, not a transformer",
+            found="StaticEmbedding",
+            expected="Transformer and Pooling",
+            next_step='set provider = "static"',
+        )
+    return settings
+
+
 def identify_transformer(
     name: str,
     config: TransformerConfig,
@@ -48,13 +61,6 @@ def identify_transformer(
 
     ``pooled`` tells that the model itself makes one vector a text.
     """
-    if folder.static:
-        raise UnsupportedModel(
-            f"model {name!r} is a table of token vectors, not a transformer",
-            found="StaticEmbedding",
-            expected="Transformer and Pooling",
-            next_step='set provider = "static"',
-        )
     pooling = config.pooling or folder.pooling
     if pooled:
         if config.pooling is not None:

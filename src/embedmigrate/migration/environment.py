@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -105,6 +106,7 @@ class _ProjectConfig(Config):
         super().__init__(
             stdout=stdout or io.StringIO(),
             output_buffer=stdout,
+            cmd_opts=Namespace(quiet=stdout is None, x=[]),
             attributes=attributes,
         )
         location = str(settings.script_location).replace("%", "%%")

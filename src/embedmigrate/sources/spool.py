@@ -97,18 +97,19 @@ class Spool:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            with closing(sqlite3.connect(temporary, isolation_level=None)) as spool:
-                documents = _fill(spool, signature, settled, rows)
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
-            temporary.replace(self.path)
+            try:
+                with closing(sqlite3.connect(temporary, isolation_level=None)) as spool:
+                    documents = _fill(spool, signature, settled, rows)
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
+                temporary.replace(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except (OSError, sqlite3.OperationalError) as error:
             raise StorageUnavailable(
                 f"the index over the source file cannot be written to {self.path.parent}: {error}",
                 next_step="make room or correct the permissions, then run the same command again",
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         return documents
 
     def rows(self, after: str | None = None, until: str | None = None) -> Iterator[SpoolRow]:

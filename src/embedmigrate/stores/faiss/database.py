@@ -173,7 +173,7 @@ def create_database(folder: Path, manifest: IndexManifest) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        connection.executescript(_TABLES)
+        connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
         connection.execute(
             "INSERT INTO state (one, manifest) VALUES (1, ?)", (json.dumps(asdict(manifest)),)
         )

@@ -27,8 +27,8 @@ class Segment(NamedTuple):
 def read_segments(connection: sqlite3.Connection, through: int) -> list[Segment]:
     """The segments of the positions below ``through``, in order."""
     found = connection.execute("SELECT first, file FROM segments ORDER BY first").fetchall()
-    ends = [first for first, _ in found[1:]] + [through]
-    return [Segment(first, end, file) for (first, file), end in zip(found, ends, strict=True)]
+    ends = [*(first for first, _ in found[1:]), through]
+    return [Segment(first, end, file) for (first, file), end in zip(found, ends, strict=False)]
 
 
 class MappedVectors:
