@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from embedmigrate import command
 from embedmigrate.config import Settings, load_settings
+
+_Answer = TypeVar("_Answer")
 
 MODELS = """
 [models.wordllama]
@@ -58,7 +61,7 @@ catalog = "sqlite:///catalog.db"
 ARTICLES = """
 [collections.articles]
 model = "wordllama"
-also_accept = ["wordllama-64", "minilm", "fake-a", "fake-b"]
+also_accept = []
 source = { kind = "jsonl", path = "corpus.jsonl", id = "_id", text = ["title", "text"], metadata = ["topic"] }
 store = { kind = "faiss", path = "indexes" }
 """
@@ -88,6 +91,17 @@ def documents(count: int) -> list[dict[str, str]]:
     return made
 
 
+def wait_for(
+    ask: Callable[[], _Answer], good: Callable[[_Answer], bool], seconds: float = 20.0
+) -> _Answer:
+    """Ask again until the answer is good; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not good(answer := ask()):
+        assert time.monotonic() < deadline, f"still {answer!r}"
+        time.sleep(0.02)
+    return answer
+
+
 @dataclass
 class Workspace:
     """A project folder with a corpus, pinned models and whatever scripts a test adds."""
@@ -107,6 +121,8 @@ class Workspace:
         workspace = cls(root)
         root.mkdir(parents=True, exist_ok=True)
         workspace.write_corpus(documents(40) if corpus is None else corpus)
+        pin = list(pin)
+        collections = collections.replace("also_accept = []", f"also_accept = {json.dumps(pin)}")
         (root / "embedmigrate.toml").write_text(general + collections + MODELS, "utf-8")
         command.init(Path("migrations"), root=root)
         for name in pin:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -22,7 +22,9 @@ from embedmigrate.stores.base import IndexReader, Store
 
 ROUTE_CACHE_SECONDS = 1.0
 """How old the route may be where the catalog cannot say cheaply that nothing changed."""
-RETRY_SECONDS = 5.0
+LOOK_EVERY_SECONDS = 1.0
+"""How often the route is looked at when no request comes."""
+RETRY_SECONDS = 1.0
 """Wait before an index that could not be opened is tried again."""
 
 _log = logging.getLogger(__name__)
@@ -119,9 +121,13 @@ class Server:
         self._embedders: dict[tuple[str, str], Embedder] = {}
         self._pair: Pair | None = None
         self._settled: Route | None = None  # the route that needs no more work here
-        self._opening: threading.Thread | None = None
-        self._retry_at = self._behind_since = 0.0
+        self._behind_since = 0.0
         self._closed = False
+        self._wake = threading.Event()
+        self._look_out = threading.Thread(
+            target=self._keep_looking, name=f"route of {collection}", daemon=True
+        )
+        self._look_out.start()
 
     @contextmanager
     def serve(self) -> Iterator[Pair]:
@@ -163,16 +169,12 @@ class Server:
                 self._pair = Pair(self._opened(live), route.generation)
             if live is None or (self._pair is not None and self._serves(live)):
                 self._behind_since = 0.0
-            missing = [name for name in wanted if name is not None and name not in self._open]
-            if not missing:
+            if all(name is None or name in self._open for name in wanted):
                 for name in self._open.keys() - set(wanted):
                     self._open.pop(name).retire()
                 self._settled = route
-            elif self._opening is None and time.monotonic() >= self._retry_at:
-                self._opening = threading.Thread(
-                    target=self._open_beside, args=(missing,), daemon=True
-                )
-                self._opening.start()
+            else:
+                self._wake.set()
             return self._pair
 
     def _serves(self, name: str) -> bool:
@@ -183,16 +185,23 @@ class Server:
         self._behind_since = self._behind_since or now
         return now - self._behind_since > self._switch_grace
 
-    def _open_beside(self, names: Sequence[str]) -> None:
-        """Open and warm indexes while requests go on; a failure is tried again later."""
-        try:
-            for name in names:
-                self._opened(name)
-        except EmbedMigrateError as error:
-            self._retry_at = time.monotonic() + RETRY_SECONDS
-            _log.warning("index %s cannot be opened here: %s", name, error.message)
-        finally:
-            self._opening = None
+    def _keep_looking(self) -> None:
+        """Open and warm what the route names, also when no request comes; a failure is retried."""
+        while not self._closed:
+            self._wake.wait(LOOK_EVERY_SECONDS)
+            self._wake.clear()
+            try:
+                route = self._watcher.route()
+                if route is self._settled:
+                    continue
+                for name in (route.live_index, route.candidate_index):
+                    if name is not None:
+                        self._opened(name)
+                self._move_to(route)
+            except EmbedMigrateError as error:
+                if not self._closed:
+                    _log.warning("%s: the next index is not open yet: %s", self._collection, error)
+                    time.sleep(RETRY_SECONDS)
 
     def _opened(self, name: str) -> OpenIndex:
         """The open index of that name; opens it outside the lock."""
@@ -244,10 +253,11 @@ class Server:
     def close(self) -> None:
         """Close everything that no reader is using; the rest when its reader leaves."""
         with self._lock:
+            if self._closed:
+                return
             self._closed, self._settled = True, None
-            opening = self._opening
-        if opening is not None:
-            opening.join()
+        self._wake.set()
+        self._look_out.join()
         self.forget()
         self._watcher.close()
         for embedder in self._embedders.values():

@@ -105,8 +105,8 @@ def _open(path: Path) -> Iterator[ParquetFile]:
     except ImportError:
         raise MissingExtra("a Parquet source", "parquet") from None
     try:
-        # with a buffer, a row group is read page by page instead of whole
-        with ParquetFile(path, buffer_size=_READ_BUFFER) as file:
+        # so a row group is read page by page; the default is to load it whole
+        with ParquetFile(path, buffer_size=_READ_BUFFER, pre_buffer=False) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise Refused(

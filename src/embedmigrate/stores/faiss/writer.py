@@ -224,9 +224,9 @@ class FaissWriter:
         factory = ann.Factory.parse(self.manifest.factory)
         with translated(self._file):
             with snapshot(self._connection):
+                self._owner.check()
                 view = self._view = self._view.at(self._connection)
             if factory.kind == "Flat" or _good_enough(view):
-                self._owner.check()
                 return
             similarity = Similarity.of(self.manifest)
             index = ann.build(factory, view.vectors, view.live, similarity)
