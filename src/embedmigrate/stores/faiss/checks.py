@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
+import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from embedmigrate.errors import DamagedIndex
-from embedmigrate.stores.faiss.ann import CRC_BLOCK, blocks
+from embedmigrate.stores.faiss.ann import CRC_BLOCK
 from embedmigrate.stores.faiss.database import AnnRecord, damaged, read_deaths
 from embedmigrate.stores.faiss.vectors import MappedVectors
 
@@ -59,10 +61,7 @@ def _all_damage(
     if expected != vectors.through:
         yield damaged(folder / "rows.sqlite", f"no write covers position {expected}")
     if ann is not None:
-        if (folder / ann.file).exists():
-            yield from _ann_damage(folder, ann, list(range(len(ann.crcs) // 4)))
-        else:
-            yield damaged(folder / ann.file, "the file is missing")
+        yield from _ann_damage(folder, ann, range(len(ann.crcs) // 4))
 
 
 def _sampled_batches(
@@ -95,22 +94,32 @@ def _check_batch(folder: Path, batch: tuple[int, int, int], vectors: MappedVecto
         )
 
 
-def _ann_damage(folder: Path, ann: AnnRecord, numbers: list[int]) -> Iterator[DamagedIndex]:
+def _ann_damage(folder: Path, ann: AnnRecord, numbers: Iterable[int]) -> Iterator[DamagedIndex]:
     path = folder / ann.file
-    size = path.stat().st_size
-    if size != ann.size:
-        yield damaged(
-            path, "it was truncated or edited", found=f"{size} bytes", expected=f"{ann.size} bytes"
-        )
-        return
-    for number, crc, recorded in blocks(path, ann, numbers):
-        if crc != recorded:
-            yield damaged(
-                path,
-                f"the bytes from {number * CRC_BLOCK} on are not what was written",
-                found=f"crc32 {crc:08x}",
-                expected=f"crc32 {recorded:08x}",
-            )
+    recorded = struct.unpack(f"<{len(ann.crcs) // 4}I", ann.crcs)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != ann.size:
+                yield damaged(
+                    path,
+                    "it was truncated or edited",
+                    found=f"{size} bytes",
+                    expected=f"{ann.size} bytes",
+                )
+                return
+            for number in numbers:
+                file.seek(number * CRC_BLOCK)
+                crc = zlib.crc32(file.read(CRC_BLOCK))
+                if crc != recorded[number]:
+                    yield damaged(
+                        path,
+                        f"the bytes from {number * CRC_BLOCK} on are not what was written",
+                        found=f"crc32 {crc:08x}",
+                        expected=f"crc32 {recorded[number]:08x}",
+                    )
+    except FileNotFoundError:
+        yield damaged(path, "the file is missing", expected=f"{ann.size} bytes")
 
 
 def _sample(size: int) -> list[int]:

@@ -28,7 +28,6 @@ from embedmigrate.stores.faiss.database import (
     AnnRecord,
     BoolArray,
     Positions,
-    damaged,
     gone,
     in_parts,
     marks,
@@ -268,17 +267,15 @@ class FaissReader:
         return ann if ann is not None and ann.record.number <= record.number else None
 
     def _open_ann(self, record: AnnRecord) -> Ann | None:
-        """Open a recorded structure, or keep what is open when a later build replaced it."""
+        """Open a recorded structure; keep what is open when a later build removed it meanwhile."""
         try:
-            ann = open_ann(self._folder, record, self._factory)
-        except FileNotFoundError:
+            checks.check_ann(self._folder, record)
+            return open_ann(self._folder, record, self._factory)
+        except DamagedIndex:
             with self._connections.taken() as connection:
-                if read_ann(connection) != record:
-                    return self._ann
-            path = self._folder / record.file
-            raise damaged(path, "the file is missing", expected=f"{record.size} bytes") from None
-        checks.check_ann(self._folder, record)
-        return ann
+                if read_ann(connection) == record:
+                    raise
+            return self._ann
 
 
 def _size(path: Path) -> int:
