@@ -7,12 +7,14 @@ a command runs, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from embedmigrate.config import Settings
     from embedmigrate.engine.job import StopSignal
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+STOP_SECONDS = 20.0
+"""After a signal: how long a command may take to stop between two batches."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,8 +86,17 @@ def _stop_on_signals() -> StopSignal:
     from embedmigrate.engine.job import StopSignal
 
     stop = StopSignal()
+
+    def on_signal(number: int, _frame: object) -> None:
+        stop.set(signal.Signals(number).name)
+        # Something that cannot be interrupted must not keep a machine from going down. Nothing is
+        # lost by leaving at once: every step survives kill -9.
+        deadline = threading.Timer(STOP_SECONDS, os._exit, (Stopped.exit_code,))
+        deadline.daemon = True
+        deadline.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: stop.set(signal.Signals(received).name))
+        signal.signal(number, on_signal)
     return stop
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade_models import TEXTS, identify, load
 
 from embedmigrate.errors import DigestMismatch
+from tests.embedders.handmade_models import TEXTS, identify, load
 
 HASHING: dict[str, Any] = {"provider": "hashing-not-a-model", "dimensions": 20}
 
@@ -32,7 +32,7 @@ def test_every_process_gets_the_same_vectors(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from handmade_models import load, TEXTS
+from tests.embedders.handmade_models import load, TEXTS
 sys.stdout.buffer.write(load(Path("."), **{HASHING!r}).embed_documents(TEXTS).tobytes())
 """
     answers = {
@@ -40,7 +40,11 @@ sys.stdout.buffer.write(load(Path("."), **{HASHING!r}).embed_documents(TEXTS).to
             [sys.executable, "-c", script],
             capture_output=True,
             check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)},
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
         ).stdout
         for seed in ("1", "2")
     }

@@ -8,11 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from handmade_models import MINILM, WORDLLAMA, identify, load, write_st_folder, write_static
 from pydantic import ValidationError
 
 from embedmigrate.embedders.files import FileReference, FilesConfig, file_digest, package_folder
 from embedmigrate.errors import ConfigError, DigestMismatch
+from tests.embedders.handmade_models import (
+    MINILM,
+    WORDLLAMA,
+    identify,
+    load,
+    write_onnx,
+    write_st_folder,
+    write_static,
+)
 
 
 def test_a_package_is_found_by_its_distribution_name() -> None:
@@ -65,8 +73,6 @@ def test_a_file_name_never_leads_out_of_the_model_folder(tmp_path: Path, name: s
 
 
 def test_external_data_of_an_onnx_file_never_leads_out_either(tmp_path: Path) -> None:
-    from handmade_models import write_onnx
-
     write_st_folder(tmp_path / "model")
     write_onnx(tmp_path / "model" / "model.onnx", external="../weights.bin")
     with pytest.raises(ConfigError, match="leads out of the model's folder"):
@@ -104,8 +110,6 @@ def test_a_file_name_without_a_place_to_start_from_is_refused(tmp_path: Path) ->
 
 @pytest.mark.parametrize("changed", ["model.onnx", "tokenizer.json", "model.onnx_data"])
 def test_a_file_that_is_not_the_pinned_one_is_named(tmp_path: Path, changed: str) -> None:
-    from handmade_models import write_onnx
-
     write_st_folder(tmp_path)
     write_onnx(tmp_path / "model.onnx", external="model.onnx_data")
     declaration = {"provider": "onnx", "path": "."}

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-from handmade_models import WIDTH, write_onnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedmigrate.embedders.files import package_folder
 from embedmigrate.embedders.onnx_file import OnnxGraph, read_graph
 from embedmigrate.errors import ConfigError
+from tests.embedders.handmade_models import WIDTH, write_onnx
 
 
 def test_inputs_outputs_and_shapes_are_those_that_onnxruntime_sees() -> None:

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handmade_models import WIDTH, identify, write_json, write_onnx, write_st_folder
 
 from embedmigrate.embedders.st_folder import read_folder
 from embedmigrate.errors import ConfigError, UnsupportedModel
+from tests.embedders.handmade_models import (
+    WIDTH,
+    identify,
+    write_json,
+    write_onnx,
+    write_st_folder,
+    write_tokenizer,
+)
 
 ONNX = {"provider": "onnx", "path": "."}
 
@@ -264,11 +271,9 @@ def test_a_damaged_modules_file_is_named(tmp_path: Path, content: str) -> None:
 def test_a_folder_that_says_nothing_leaves_it_to_the_declaration(
     tmp_path: Path, missing: str
 ) -> None:
-    from handmade_models import write_tokenizer
-
     write_onnx(tmp_path / "model.onnx")
     write_tokenizer(tmp_path / "tokenizer.json", truncation=None)
-    said = {"pooling": "mean", "max_tokens": 8}
+    said: dict[str, Any] = {"pooling": "mean", "max_tokens": 8}
     assert identify(tmp_path, **ONNX, **said).normalize is False
     del said[missing]
     with pytest.raises(ConfigError, match=f"does not say its {missing}"):

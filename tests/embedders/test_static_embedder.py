@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from handmade_models import (
+from safetensors.numpy import save_file
+
+from embedmigrate.embedders.files import package_folder
+from embedmigrate.embedders.safetensors_file import read_header
+from embedmigrate.errors import BadAnswer, ConfigError, UnsupportedModel
+from tests.embedders.handmade_models import (
     TEXTS,
     WIDTH,
     WORDLLAMA,
@@ -25,10 +30,6 @@ from handmade_models import (
     write_static,
     write_tokenizer,
 )
-from safetensors.numpy import save_file
-
-from embedmigrate.embedders.files import package_folder
-from embedmigrate.errors import BadAnswer, ConfigError, UnsupportedModel
 
 TINY: dict[str, Any] = {"provider": "static", "path": "."}
 RED, DEEP = (table()[WORDS.index(word)] for word in ("red", "deep"))
@@ -47,7 +48,7 @@ def test_wordllama_is_identified_from_its_files_alone(tmp_path: Path) -> None:
 def test_vectors_equal_those_of_the_wordllama_library(tmp_path: Path) -> None:
     script = """
 import sys, pathlib, numpy, wordllama
-from handmade_models import TEXTS
+from tests.embedders.handmade_models import TEXTS
 texts = [text for text in TEXTS if text.isprintable() or "zero width" in text]
 llama = wordllama.WordLlama.load(
     cache_dir=pathlib.Path(wordllama.__file__).parent, disable_download=True)
@@ -57,7 +58,7 @@ numpy.save(sys.argv[1], llama.embed(texts, norm=True))
         [sys.executable, "-c", script, str(tmp_path / "golden.npy")],
         check=True,
         capture_output=True,
-        env={"PYTHONPATH": str(Path(__file__).parent), "PATH": ""},
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""},
     )
     texts = [text for text in TEXTS if text.isprintable() or "zero width" in text]
     assert_close(
@@ -103,8 +104,6 @@ def test_a_text_longer_than_the_slice_is_still_one_mean(
 
 
 def test_the_table_stays_in_its_file(tmp_path: Path) -> None:
-    from embedmigrate.embedders.safetensors_file import read_header
-
     path = package_folder("wordllama") / WORDLLAMA["weights"]
     (tensor,) = read_header(path).values()
     assert isinstance(tensor.data, np.memmap)

@@ -12,13 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from source_helpers import (
-    check_that_every_way_of_reading_agrees,
-    jsonl_source,
-    settle,
-    texts,
-    write_jsonl,
-)
 
 from embedmigrate.errors import (
     ConfigError,
@@ -31,6 +24,13 @@ from embedmigrate.errors import (
 from embedmigrate.models import Recipe
 from embedmigrate.sources import spool as spool_module
 from embedmigrate.sources.spool import Spool, SpoolRow
+from tests.sources.source_helpers import (
+    check_that_every_way_of_reading_agrees,
+    jsonl_source,
+    settle,
+    texts,
+    write_jsonl,
+)
 
 
 def spool_of(root: Path) -> Path:
@@ -124,9 +124,7 @@ def test_a_byte_order_mark_carriage_returns_and_blank_lines_are_tolerated(tmp_pa
 def test_a_gzipped_file_reads_like_a_plain_one(tmp_path: Path) -> None:
     records = [{"_id": f"{n}", "text": f"text {n}", "n": n} for n in range(50)]
     plain = write_jsonl(tmp_path / "corpus.jsonl", records)
-    (tmp_path / "corpus.jsonl.gz").write_bytes(
-        gzip.compress(b"\xef\xbb\xbf" + plain.read_bytes())
-    )
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + plain.read_bytes()))
     gzipped = jsonl_source(tmp_path, "corpus.jsonl.gz", metadata=["n"])
     expected = list(jsonl_source(tmp_path, metadata=["n"]).scan())
     assert check_that_every_way_of_reading_agrees(gzipped, 7) == expected
@@ -229,7 +227,7 @@ def test_a_line_that_is_no_object_is_refused_by_number_and_never_shown(
 
 def test_a_list_in_a_text_field_is_refused_with_its_line_and_field(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "1", "text": ["SECRET"]}])
-    with pytest.raises(Refused, match="line 1 of .*field 'text'") as caught:
+    with pytest.raises(Refused, match=r"line 1 of .*field 'text'") as caught:
         jsonl_source(tmp_path).prepare()
     assert "SECRET" not in str(caught.value)
 
@@ -313,7 +311,13 @@ def test_a_scan_goes_on_with_the_file_that_was_replaced_meanwhile(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b"old", b"new"), (b'"0', b'"1'), (b'"m": 1', b'"m": 2'), (b"}\n", b"]\n"), (b"old", b"longer")],
+    [
+        (b"old", b"new"),
+        (b'"0', b'"1'),
+        (b'"m": 1', b'"m": 2'),
+        (b"}\n", b"]\n"),
+        (b"old", b"longer"),
+    ],
 )
 def test_a_file_rewritten_in_place_during_a_scan_stops_it(
     tmp_path: Path, old: bytes, new: bytes
@@ -377,7 +381,7 @@ def test_a_killed_indexing_leaves_no_spool_and_does_not_hinder_the_next(tmp_path
         "import os, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from source_helpers import jsonl_source\n"
+        "from tests.sources.source_helpers import jsonl_source\n"
         "source = jsonl_source(Path(sys.argv[2]))\n"
         "index = source._index\n"
         "def half(file):\n"
@@ -387,7 +391,7 @@ def test_a_killed_indexing_leaves_no_spool_and_does_not_hinder_the_next(tmp_path
         "source._index = half\n"
         "source.prepare()\n"
     )
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     killed = subprocess.run([sys.executable, "-c", script, here, str(tmp_path)], check=False)
     assert killed.returncode == -9
     (leftover,) = (tmp_path / ".embedmigrate" / "spool").iterdir()
@@ -436,7 +440,7 @@ _MEASURE = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from source_helpers import jsonl_source
+from tests.sources.source_helpers import jsonl_source
 
 def anonymous_kb():
     for line in open("/proc/self/status"):
@@ -475,7 +479,7 @@ def test_memory_does_not_grow_with_the_number_of_documents(tmp_path: Path) -> No
             file.writelines(
                 f'{{"_id": "{n * 7919 % count}", "text": "{n} {words}"}}\n' for n in range(count)
             )
-        arguments = [str(Path(__file__).parent), str(tmp_path), path.name]
+        arguments = [str(Path(__file__).parents[2]), str(tmp_path), path.name]
         output = subprocess.run(
             [sys.executable, "-c", _MEASURE, *arguments], check=True, capture_output=True, text=True
         ).stdout

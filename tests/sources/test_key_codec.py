@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedmigrate.sources.keys import KeyCodec, cut
@@ -33,6 +33,7 @@ def two_keys_of_one_table(draw: st.DrawFn) -> tuple[tuple[Any, ...], tuple[Any, 
     return draw(st.tuples(*column)), draw(st.tuples(*column))
 
 
+@settings(deadline=None)
 @given(two_keys_of_one_table())
 def test_ids_lead_back_to_their_keys_and_no_two_keys_share_one(
     keys: tuple[tuple[Any, ...], tuple[Any, ...]],
@@ -43,10 +44,9 @@ def test_ids_lead_back_to_their_keys_and_no_two_keys_share_one(
     assert (ids[0] == ids[1]) == (keys[0] == keys[1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([int, str, UUID]), min_size=1, max_size=3), st.text(max_size=30))
-def test_a_decoded_id_is_the_id_of_its_key_whatever_text_it_was(
-    kinds: list[type], id: str
-) -> None:
+def test_a_decoded_id_is_the_id_of_its_key_whatever_text_it_was(kinds: list[type], id: str) -> None:
     codec = KeyCodec(tuple(kinds))
     key = codec.decode(id)
     if key is not None:
@@ -101,9 +101,12 @@ def test_a_column_of_several_types_is_no_key() -> None:
         KeyCodec((int,)).encode(("7",))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), unique=True), st.integers(1, 9))
 def test_ranges_follow_each_other_without_a_gap(ids: list[str], size: int) -> None:
     ranges = list(cut(ids, size))
-    assert [part.after for part in ranges] == [None, *(part.until for part in ranges)][:-1] or not ids
+    assert [part.after for part in ranges] == [None, *(part.until for part in ranges)][
+        :-1
+    ] or not ids
     assert [part.until for part in ranges] == [*ids[size - 1 :: size], *ids[-1:]][: len(ranges)]
     assert sum(part.documents for part in ranges) == len(ids)

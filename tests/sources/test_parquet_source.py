@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from source_helpers import check_that_every_way_of_reading_agrees, context, settle, texts
 
 from embedmigrate.errors import ConfigError, DuplicateId, MissingExtra, Refused
 from embedmigrate.models import Recipe
 from embedmigrate.sources.parquet import ParquetConfig, ParquetSource
+from tests.sources.source_helpers import (
+    check_that_every_way_of_reading_agrees,
+    context,
+    settle,
+    texts,
+)
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -53,7 +58,8 @@ def test_documents_come_in_order_of_ids_from_row_groups_in_any_order(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "path", ["corpus", "corpus/**/*.parquet", "corpus/*/part-?.parquet", "{root}/corpus/*/*.parquet"]
+    "path",
+    ["corpus", "corpus/**/*.parquet", "corpus/*/part-?.parquet", "{root}/corpus/*/*.parquet"],
 )
 def test_a_folder_and_a_pattern_are_all_their_files(tmp_path: Path, path: str) -> None:
     for year in (2023, 2024):
@@ -137,7 +143,7 @@ def test_a_value_that_has_no_place_is_refused_with_its_row_and_field(
     tmp_path: Path, column: Any, field: str
 ) -> None:
     write_parquet(tmp_path / "corpus.parquet", {"id": ["1"], "ok": ["a"], "odd": column})
-    fields = {"text": ["ok"], field: ["odd"]}
+    fields: dict[str, Any] = {"text": ["ok"], field: ["odd"]}
     with pytest.raises(Refused, match=r"row 1 of .*corpus\.parquet: field 'odd'") as caught:
         parquet_source(tmp_path, **fields).prepare()
     assert "SECRET" not in str(caught.value)
@@ -194,7 +200,7 @@ _MEASURE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_parquet_source import parquet_source
+from tests.sources.test_parquet_source import parquet_source
 
 def anonymous_kb():
     for line in open("/proc/self/status"):
@@ -225,7 +231,7 @@ def test_a_row_group_is_not_read_at_once(tmp_path: Path) -> None:
             {"id": list(range(count)), "text": [os.urandom(400).hex() for _ in range(count)]},
             row_group_size=count,
         )
-        arguments = [str(Path(__file__).parent), str(tmp_path), f"{count}.parquet"]
+        arguments = [str(Path(__file__).parents[2]), str(tmp_path), f"{count}.parquet"]
         output = subprocess.run(
             [sys.executable, "-c", _MEASURE, *arguments], check=True, capture_output=True, text=True
         ).stdout

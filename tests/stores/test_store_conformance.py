@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_helpers import (
+from tests.stores.store_helpers import (
     DIMENSIONS,
     brute_force,
     faiss_store,

@@ -33,7 +33,9 @@ def ensure_collection(connection: Connection, name: str) -> None:
             )
         )
         connection.execute(
-            schema.route.insert().values(collection=name, generation=0, updated_at=now)
+            schema.route.insert().values(
+                collection=name, generation=0, settled_generation=0, updated_at=now
+            )
         )
 
 

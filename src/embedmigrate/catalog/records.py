@@ -83,6 +83,8 @@ class Route:
     live_index: str | None
     candidate_index: str | None
     generation: int
+    settled_generation: int = 0
+    """Last generation whose changes since verification were applied after the switch."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,6 @@ class RunRecord:
     embedded: int
     started_at: float
     ready_at: float | None
-    followed_at: float | None
     actor: str
     reason: str | None
 
@@ -139,4 +140,3 @@ class AppliedRecord:
     previous_index: str | None
     superseded_by: str | None
     run_id: int | None
-    applied_at: float

@@ -7,6 +7,7 @@ commit together (I10). They are O(1): conditional updates, no I/O, no embedding.
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -23,7 +24,11 @@ def get(connection: Connection, collection: str) -> Route:
     """The route of a collection; to nothing, generation 0, when there never was one."""
     row = connection.execute(
         sa.select(
-            _route.collection, _route.live_index, _route.candidate_index, _route.generation
+            _route.collection,
+            _route.live_index,
+            _route.candidate_index,
+            _route.generation,
+            _route.settled_generation,
         ).where(_route.collection == collection)
     ).first()
     return Route(collection, None, None, 0) if row is None else Route(*row)
@@ -73,7 +78,6 @@ def cut_over(
             previous_index=before.live_index,
             superseded_by=None,
             run_id=run_id,
-            applied_at=time.time(),
         ),
     )
     events.record(
@@ -89,6 +93,16 @@ def cut_over(
         run_id=run_id,
     )
     return generation
+
+
+def note_settled(connection: Connection, lease: Lease, generation: int) -> None:
+    """Record that what changed around the switch to ``generation`` has been applied."""
+    renew(connection, lease)
+    connection.execute(
+        schema.route.update()
+        .where(_route.collection == lease.collection, _route.generation == generation)
+        .values(settled_generation=generation)
+    )
 
 
 def note_superseded(
@@ -111,7 +125,6 @@ def note_superseded(
             previous_index=None,
             superseded_by=superseded_by,
             run_id=None,
-            applied_at=time.time(),
         ),
     )
 
@@ -187,20 +200,14 @@ def _switch(connection: Connection, before: Route, live_index: str | None) -> in
     return before.generation + 1
 
 
-def applied(connection: Connection, revision: str) -> AppliedRecord | None:
-    """What a revision did, if its version row stands."""
-    row = connection.execute(sa.select(schema.applied).where(_applied.revision == revision)).first()
-    return None if row is None else AppliedRecord(**row._mapping)
-
-
 def applied_of(connection: Connection, collection: str) -> list[AppliedRecord]:
-    """Every applied revision of a collection, the last cut-over first."""
+    """Every applied revision of a collection, the last one first."""
     rows = connection.execute(
-        sa.select(schema.applied)
+        sa.select(*(_applied[field.name] for field in fields(AppliedRecord)))
         .where(_applied.collection == collection)
-        .order_by(_applied.applied_at.desc())
+        .order_by(_applied.id.desc())
     )
-    return [AppliedRecord(**row._mapping) for row in rows]
+    return [AppliedRecord(*row) for row in rows]
 
 
 def replace_applied_index(connection: Connection, collection: str, live_index: str) -> None:
@@ -218,4 +225,4 @@ def replace_applied_index(connection: Connection, collection: str, live_index: s
 
 
 def _add_applied(connection: Connection, record: AppliedRecord) -> None:
-    connection.execute(schema.applied.insert().values(**vars(record)))
+    connection.execute(schema.applied.insert().values(applied_at=time.time(), **vars(record)))

@@ -78,6 +78,7 @@ route = Table(
     Column("live_index", String(63), ForeignKey(index.c.name)),
     Column("candidate_index", String(63), ForeignKey(index.c.name)),
     Column("generation", Integer, nullable=False),
+    Column("settled_generation", Integer, nullable=False),
     Column("updated_at", Float, nullable=False),
 )
 
@@ -97,7 +98,6 @@ run = Table(
     Column("embedded", _BIG, nullable=False),  # texts that the model was asked for
     Column("started_at", Float, nullable=False),
     Column("ready_at", Float),
-    Column("followed_at", Float),  # when the changes after the cut-over had been applied
     Column("actor", String(128), nullable=False),
     Column("reason", Text),
     Index("embedmigrate_run_revision", "collection", "revision"),
@@ -129,7 +129,8 @@ journal = Table(
 applied = Table(
     "embedmigrate_applied",
     metadata,
-    Column("revision", String(32), primary_key=True),
+    Column("id", _BIG, primary_key=True),  # the order in which revisions were applied
+    Column("revision", String(32), nullable=False, unique=True),
     Column("collection", String(40), ForeignKey(collection.c.name), nullable=False),
     Column("down_revision", String(32)),
     Column("index_name", String(63), ForeignKey(index.c.name)),

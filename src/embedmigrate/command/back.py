@@ -293,18 +293,11 @@ def _switch_without_scripts(
 def _settle(project: Project, plans: Sequence[Downgrade], leases: Mapping[str, Lease]) -> None:
     """Record the generation in what is live now, and apply what changed meanwhile."""
     for plan in plans:
-        if plan.target_index is None:
-            continue
-        with project.catalog.write() as connection:
-            routes.replace_applied_index(connection, plan.collection, plan.target_index)
-            generation = routes.get(connection, plan.collection).generation
+        if plan.target_index is not None:
+            with project.catalog.write() as connection:
+                routes.replace_applied_index(connection, plan.collection, plan.target_index)
         try:
-            settle.catch_up(
-                project.job(plan.collection),
-                leases[plan.collection],
-                plan.target_index,
-                generation=generation,
-            )
+            settle.settle(project.job(plan.collection), leases[plan.collection])
         except (ConfigError, DigestMismatch) as error:
             project.reporter.note(f"{plan.collection}: served as it is: {error}")
 

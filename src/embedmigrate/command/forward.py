@@ -16,7 +16,7 @@ from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.job import Reporter, StopSignal
-from embedmigrate.engine.prepare import check_leaves, prepare
+from embedmigrate.engine.prepare import prepare
 from embedmigrate.errors import EmbedMigrateError, LockHeld, Refused, Stopped
 from embedmigrate.migration.environment import Environment, script_errors
 from embedmigrate.migration.plan import Upgrade, plan_upgrade
@@ -45,6 +45,8 @@ def upgrade(
     ``again`` is the reason to redo what a person rolled back, ``only_ready`` refuses to embed.
     Returns what each collection did. With nothing pending, nothing is written.
     """
+    scripts = Environment(settings).scripts()
+    refuse_forks(scripts)
     with Project(
         settings,
         reporter=reporter,
@@ -52,8 +54,6 @@ def upgrade(
         create_catalog=True,
         allow_mass_delete=allow_mass_delete,
     ) as project:
-        scripts = Environment(settings).scripts()
-        refuse_forks(scripts)
         upgrades = _pending(project, scripts, targets)
         moving = {upgrade.collection for upgrade in upgrades}
         unsettled = _unsettled(project) - moving
@@ -130,10 +130,7 @@ def contract(
 
 def _pending(project: Project, scripts: ScriptDirectory, targets: Sequence[str]) -> list[Upgrade]:
     steps = pending_upgrades(scripts, project.applied_heads(), targets)
-    upgrades = plan_upgrade(project.settings, steps)
-    for upgrade in upgrades:
-        check_leaves(project.job(upgrade.collection), upgrade.transition)
-    return upgrades
+    return plan_upgrade(project.settings, steps)
 
 
 def _ensure_collections(project: Project, collections: set[str]) -> None:
@@ -144,16 +141,10 @@ def _ensure_collections(project: Project, collections: set[str]) -> None:
 
 
 def _unsettled(project: Project) -> set[str]:
-    """Collections that were cut over by a runner that died before it followed up."""
-    found = set()
+    """Collections that were switched by a runner that died before it followed up."""
     with project.catalog.read() as connection:
-        for collection in project.settings.collections:
-            live = routes.get(connection, collection).live_index
-            if live is not None:
-                run = runs.latest(connection, collection, index=live)
-                if run is not None and run.followed_at is None:
-                    found.add(collection)
-    return found
+        found = [routes.get(connection, name) for name in project.settings.collections]
+    return {route.collection for route in found if route.settled_generation != route.generation}
 
 
 def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:

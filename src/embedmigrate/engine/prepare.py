@@ -8,7 +8,8 @@ again by the same command.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from embedmigrate.catalog import indexes, routes, runs
@@ -28,7 +29,7 @@ from embedmigrate.errors import (
     Temporary,
 )
 from embedmigrate.models import IndexSpec
-from embedmigrate.sources.base import Source
+from embedmigrate.sources.base import KeyRange, Source
 from embedmigrate.stores.base import IndexWriter
 
 MAX_ROUNDS = 5
@@ -60,15 +61,26 @@ def prepare(
     a store or a model raises; the live index is not touched in any case.
     """
     job.store.check_writable()
+    check_leaves(job, transition)
+    with closing(job.open_source(transition.spec.recipe)) as source:
+        job.reporter.phase(job.collection, "reading the source")
+        source.prepare()  # what is wrong with the source is said before anything is made
+        return _prepare(job, lease, transition, source, again, recall_target)
+
+
+def _prepare(
+    job: Job,
+    lease: Lease,
+    transition: Transition,
+    source: Source,
+    again: str | None,
+    recall_target: float,
+) -> RunRecord:
     run, index = _open_run(job, lease, transition, again)
     check_store(job, route_generation(job))
     job.store.create(manifest_of(job, index))
     try:
-        with ExitStack() as stack:
-            source = stack.enter_context(closing(job.open_source(transition.spec.recipe)))
-            writer = stack.enter_context(
-                closing(job.store.writer(index.name, epoch=lease.epoch, run=str(run.id)))
-            )
+        with closing(job.store.writer(index.name, epoch=lease.epoch, run=str(run.id))) as writer:
             return _Preparation(job, lease, index, source, writer, recall_target).go(run)
     except (Stopped, Temporary):
         raise
@@ -98,7 +110,6 @@ def check_leaves(job: Job, transition: Transition) -> None:
 def _open_run(
     job: Job, lease: Lease, transition: Transition, again: str | None
 ) -> tuple[RunRecord, IndexRecord]:
-    check_leaves(job, transition)
     with job.catalog.write() as connection:
         last = runs.latest(connection, job.collection, revision=transition.revision)
         if last is not None and last.state in STICKY and again is None:
@@ -131,7 +142,7 @@ def sticky(run: RunRecord) -> StickyState:
 
 def _note_failure(job: Job, lease: Lease, run: RunRecord, error: Exception) -> None:
     reason = error.message if isinstance(error, EmbedMigrateError) else type(error).__name__
-    with job.catalog.write() as connection:
+    with suppress(EmbedMigrateError), job.catalog.write() as connection:
         now = runs.get(connection, run.id)
         runs.move(connection, lease, now, RunState.FAILED, reason=reason)
 
@@ -148,15 +159,12 @@ class _Preparation:
     recall_target: float
 
     def go(self, run: RunRecord) -> RunRecord:
-        self._phase("reading the source")
-        self.source.prepare()
         complete = self.index.state in (IndexState.READY, IndexState.RETAINED)
         if run.state is RunState.FAILED:
             run = self._move(run, RunState.BACKFILLING if run.total else RunState.PLANNED)
         if run.state is RunState.PLANNED and not complete:
-            total = runs.plan_batches(
-                self.job.catalog, self.lease, run, self.source.partition(self.job.batch_size)
-            )
+            ranges = self._stoppable(self.source.partition(self.job.batch_size))
+            total = runs.plan_batches(self.job.catalog, self.lease, run, ranges)
             run = self._move(run, RunState.BACKFILLING, total=total)
         if run.state is RunState.BACKFILLING:
             self._backfill(run)
@@ -233,6 +241,11 @@ class _Preparation:
                     values={"ready_at": time.time()},
                 )
         raise verification_failed(self.index.name, broken)
+
+    def _stoppable(self, ranges: Iterable[KeyRange]) -> Iterator[KeyRange]:
+        for key_range in ranges:
+            self.job.stop.check()
+            yield key_range
 
     def _move(self, run: RunRecord, after: RunState, **values: int) -> RunRecord:
         self.job.stop.check()

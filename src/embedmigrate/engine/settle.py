@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 
-from embedmigrate.catalog import indexes, locks, routes, runs, schema
+from embedmigrate.catalog import indexes, locks, routes
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexState
 from embedmigrate.engine.follow import Followed, follow, note_differences
@@ -38,23 +37,19 @@ def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None 
 
 
 def settle(job: Job, lease: Lease) -> Followed | None:
-    """After a cut-over: what changed since verification flows into the new live index.
+    """After a switch: what changed around it flows into the live index.
 
     Also finishes what a crash left: idempotent, and None when there is nothing to settle.
     """
     with job.catalog.read() as connection:
         route = routes.get(connection, job.collection)
-        if route.live_index is None:
-            return None
-        run = runs.latest(connection, job.collection, index=route.live_index)
-    if run is None or run.followed_at is not None:
+    if route.settled_generation == route.generation:
         return None
-    followed = catch_up(job, lease, route.live_index, generation=route.generation)
+    followed = None
+    if route.live_index is not None:
+        followed = catch_up(job, lease, route.live_index, generation=route.generation)
     with job.catalog.write() as connection:
-        locks.renew(connection, lease)
-        connection.execute(
-            schema.run.update().where(schema.run.c.id == run.id).values(followed_at=time.time())
-        )
+        routes.note_settled(connection, lease, route.generation)
     return followed
 
 

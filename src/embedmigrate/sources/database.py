@@ -82,7 +82,9 @@ class Database:
                 yield sa.inspect(connection)
             except exc.DBAPIError as error:
                 raise self._temporary(error) or ConfigError(
-                    f"the database {self.name} cannot be inspected", found=self._message(error)
+                    f"the tables of {self.name} cannot be looked up",
+                    found=self._message(error),
+                    next_step="correct `table` of the source in the configuration",
                 ) from None
 
     def close(self) -> None:

@@ -14,12 +14,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from embedmigrate.context import AdapterContext
 from embedmigrate.errors import Refused
 from embedmigrate.models import Recipe
-from embedmigrate.sources.base import Document, content_hash, metadata_hash
+from embedmigrate.sources.base import Document, SourceConfig, content_hash, metadata_hash
 from embedmigrate.sources.files import (
     FileSource,
     FileSourceConfig,
@@ -47,7 +47,7 @@ class JsonlConfig(FileSourceConfig):
 class JsonlSource(FileSource):
     """A JSON Lines file. Fields that a record lacks count as empty."""
 
-    Config = JsonlConfig
+    Config: ClassVar[type[SourceConfig]] = JsonlConfig
 
     def __init__(self, config: JsonlConfig, recipe: Recipe, context: AdapterContext) -> None:
         super().__init__(config, recipe, context)

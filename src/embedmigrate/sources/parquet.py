@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from embedmigrate.context import AdapterContext
 from embedmigrate.errors import ConfigError, MissingExtra, Refused
 from embedmigrate.models import Recipe
-from embedmigrate.sources.base import content_hash, metadata_hash
+from embedmigrate.sources.base import SourceConfig, content_hash, metadata_hash
 from embedmigrate.sources.files import FileSource, FileSourceConfig, fields_missing, pack
 from embedmigrate.sources.spool import SpoolRow
 from embedmigrate.sources.values import UnusableRecord, make_id
@@ -37,7 +37,7 @@ class ParquetConfig(FileSourceConfig):
 class ParquetSource(FileSource):
     """Parquet files, taken together in order of their names; every file has every field."""
 
-    Config = ParquetConfig
+    Config: ClassVar[type[SourceConfig]] = ParquetConfig
 
     def __init__(self, config: ParquetConfig, recipe: Recipe, context: AdapterContext) -> None:
         super().__init__(config, recipe, context)

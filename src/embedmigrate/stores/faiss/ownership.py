@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from embedmigrate.errors import FencedOut
-from embedmigrate.stores.faiss.database import read_ann, transaction
+from embedmigrate.stores.faiss.database import gone, identity, read_ann, transaction
 
 
 class Ownership:
@@ -24,6 +24,7 @@ class Ownership:
         self.token = uuid.uuid4().hex
         self._connection = connection
         self._folder = folder
+        self._identity = identity(folder)
 
     def take(self) -> tuple[int, str] | None:
         """Become the owner; ``FencedOut`` when a greater epoch is recorded.
@@ -67,7 +68,9 @@ class Ownership:
         )
 
     def check(self) -> None:
-        """``FencedOut`` unless this writer still owns the index."""
+        """``FencedOut`` unless this writer still owns the index, ``IndexGone`` if it is no more."""
+        if identity(self._folder) != self._identity:
+            raise gone(self._folder)
         epoch, token = self._connection.execute(
             "SELECT owner_epoch, owner_token FROM state"
         ).fetchone()

@@ -29,9 +29,9 @@ from embedmigrate.stores.faiss.database import (
     BoolArray,
     Positions,
     gone,
+    identity,
     in_parts,
     marks,
-    open_database,
     read_ann,
     read_states,
     snapshot,
@@ -62,7 +62,7 @@ class FaissReader:
         self._ann_lock = threading.Lock()
         self._ann: Ann | None = None
         with translated(self._file):
-            self._identity = self._found_on_disk()
+            self._identity = identity(folder)
             self._connections = Connections(folder)
             try:
                 with self._connections.taken() as connection, snapshot(connection):
@@ -231,7 +231,7 @@ class FaissReader:
     def _snapshot(self) -> Iterator[tuple[sqlite3.Connection, View]]:
         """A connection inside a snapshot of the rows, and the view of the same moment."""
         with translated(self._file), self._connections.taken() as connection:
-            if self._found_on_disk() != self._identity:
+            if identity(self._folder) != self._identity:
                 raise gone(self._folder)
             # Snapshots begin one after the other, so none is older than the view that is shared.
             with self._lock:
@@ -239,16 +239,6 @@ class FaissReader:
                 view = self._view = self._view.at(connection)
                 self.manifest = view.manifest
             yield connection, view
-
-    def _found_on_disk(self) -> tuple[int, int]:
-        """Which file lies there now: an open one outlives its name when an index is dropped."""
-        try:
-            found = self._file.stat()
-        except FileNotFoundError:
-            if self._folder.is_dir():
-                open_database(self._folder).close()  # says what is wrong
-            raise gone(self._folder) from None
-        return found.st_dev, found.st_ino
 
     def _current_ann(self, view: View) -> Ann | None:
         """The newest ANN structure that is open and not newer than ``view``.
