@@ -126,7 +126,7 @@ def same_list(answer: Sequence[Any], expected: Sequence[Any], tie: float = TIE) 
         return False
     if any(abs(a[1] - e[1]) > tie for a, e in zip(answer, expected, strict=True)):
         return False
-    scores = {document: score for document, score in expected}
+    scores = dict(expected)
     last = expected[-1][1] if expected else 0.0
     return all(abs(scores.get(document, last) - score) <= tie for document, score in answer)
 

@@ -145,6 +145,7 @@ class Server:
             pair.opened.leave()
 
     def _current(self) -> Pair:
+        self._refuse_when_closed()
         route = self._watcher.route()
         pair = self._pair
         if route is not self._settled:
@@ -160,8 +161,7 @@ class Server:
     def _move_to(self, route: Route) -> Pair | None:
         """Put the live index of ``route`` in place as soon as it is open here."""
         with self._lock:
-            if self._closed:
-                raise IndexGone(f"collection {self._collection!r} was closed here")
+            self._refuse_when_closed()
             live, wanted = route.live_index, (route.live_index, route.candidate_index)
             if live is None:
                 self._pair = None
@@ -176,6 +176,13 @@ class Server:
             else:
                 self._wake.set()
             return self._pair
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise IndexGone(
+                f"collection {self._collection!r} was closed here",
+                next_step="open it again: Collection.open",
+            )
 
     def _serves(self, name: str) -> bool:
         return self._pair is not None and self._pair.opened is self._open.get(name)
@@ -212,8 +219,7 @@ class Server:
         with self._lock:
             if name in self._open or self._closed:
                 opened.retire()
-            if self._closed:
-                raise IndexGone(f"collection {self._collection!r} was closed here")
+            self._refuse_when_closed()
             return self._open.setdefault(name, opened)
 
     def _open_index(self, name: str) -> OpenIndex:

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from embedmigrate.sources.keys import KeyCodec, cut
 from embedmigrate.sources.values import UnusableId
 
-LARGEST = 2**63 - 1
 NOTHING = UUID(int=0)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 awkward = st.text("/%2F5a ", max_size=8)
 parts = {
-    int: st.integers(-(2**63), LARGEST),
+    int: st.integers(),
     str: st.one_of(texts, awkward),
     UUID: st.uuids(allow_nil=True),
 }
@@ -38,7 +37,7 @@ def two_keys_of_one_table(draw: st.DrawFn) -> tuple[tuple[Any, ...], tuple[Any, 
 def test_ids_lead_back_to_their_keys_and_no_two_keys_share_one(
     keys: tuple[tuple[Any, ...], tuple[Any, ...]],
 ) -> None:
-    codec = KeyCodec.of(keys[0], LARGEST)
+    codec = KeyCodec.of(keys[0])
     ids = [codec.encode(key) for key in keys]
     assert [codec.decode(id) for id in ids] == list(keys)
     assert (ids[0] == ids[1]) == (keys[0] == keys[1])
@@ -67,13 +66,13 @@ def test_a_decoded_id_is_the_id_of_its_key_whatever_text_it_was(kinds: list[type
     ],
 )
 def test_ids_are_readable(key: tuple[Any, ...], id: str) -> None:
-    codec = KeyCodec.of(key, LARGEST)
+    codec = KeyCodec.of(key)
     assert codec.encode(key) == id
     assert codec.decode(id) == key
 
 
 @pytest.mark.parametrize(
-    "id", ["007", "+7", " 7", "7 ", "1_0", "7.0", "-0", "٧", "abc", "", str(2**63), "9" * 5000]
+    "id", ["007", "+7", " 7", "7 ", "1_0", "7.0", "-0", "٧", "abc", "", "9" * 5000]
 )
 def test_no_integer_key_is_written_like_that(id: str) -> None:
     assert KeyCodec((int,)).decode(id) is None
@@ -92,7 +91,7 @@ def test_no_composite_key_is_written_like_that(id: str) -> None:
 @pytest.mark.parametrize("value", [None, 1.5, True, b"x", [1]])
 def test_other_types_are_no_keys(value: object) -> None:
     with pytest.raises(UnusableId):
-        KeyCodec.of((value,), LARGEST)
+        KeyCodec.of((value,))
 
 
 def test_a_column_of_several_types_is_no_key() -> None:

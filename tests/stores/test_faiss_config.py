@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tests.stores.store_helpers import manifest, rows, vectors
 
 from embedmigrate.context import AdapterContext
 from embedmigrate.errors import MissingExtra
 from embedmigrate.registry import adapter
 from embedmigrate.stores.faiss.store import FaissConfig, FaissStore
+from tests.stores.store_helpers import manifest, rows, vectors
 
 
 def context(root: Path) -> AdapterContext:

@@ -11,6 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from embedmigrate.errors import (
+    DamagedIndex,
+    FencedOut,
+    IndexGone,
+    StorageUnavailable,
+    UnknownCatalog,
+)
+from embedmigrate.stores.faiss.store import FaissStore
 from tests.stores.store_helpers import (
     DIMENSIONS,
     faiss_store,
@@ -21,15 +30,6 @@ from tests.stores.store_helpers import (
     rows,
     vectors,
 )
-
-from embedmigrate.errors import (
-    DamagedIndex,
-    FencedOut,
-    IndexGone,
-    StorageUnavailable,
-    UnknownCatalog,
-)
-from embedmigrate.stores.faiss.store import FaissStore
 
 INDEX = "articles-0001"
 
@@ -219,7 +219,7 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
+DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("vectors-1.f32", Path.unlink, "missing"),
     ("vectors-1.f32", truncate, "truncated"),
     ("vectors-1.f32", lambda path: edit(path, 0), "not what was written"),
@@ -236,7 +236,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
 
 @pytest.mark.parametrize(("name", "damage", "what"), DAMAGE)
 def test_a_damaged_file_is_named_when_the_index_is_opened(
-    tmp_path: Path, folder: Path, name: str, damage: Callable[[Path], None], what: str
+    tmp_path: Path, folder: Path, name: str, damage: Callable[[Path], object], what: str
 ) -> None:
     store = faiss_store(tmp_path, "IVF16,Flat")
     about = manifest(factory=store.factory)

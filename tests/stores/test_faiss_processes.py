@@ -37,9 +37,9 @@ from pathlib import Path
 from tests.stores.store_helpers import faiss_store, rows, vectors
 
 writer = faiss_store(Path(sys.argv[1])).writer("{INDEX}", epoch=int(sys.argv[2]), run="run")
-first = int(sys.argv[3])
-for number in count(first):
-    writer.write(rows(range(number * {BATCH}, (number + 1) * {BATCH})), vectors({BATCH}, seed=number))
+for number in count(int(sys.argv[3])):
+    some = rows(range(number * {BATCH}, (number + 1) * {BATCH}))
+    writer.write(some, vectors({BATCH}, seed=number))
     print(number, flush=True)
 """
 

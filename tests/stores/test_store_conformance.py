@@ -14,17 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.stores.store_helpers import (
-    DIMENSIONS,
-    brute_force,
-    faiss_store,
-    ids,
-    make_index,
-    manifest,
-    row,
-    rows,
-    vectors,
-)
 
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.errors import FencedOut, IndexGone, Refused, UsageError
@@ -38,6 +27,17 @@ from embedmigrate.stores.base import (
     Stamp,
     Store,
     Written,
+)
+from tests.stores.store_helpers import (
+    DIMENSIONS,
+    brute_force,
+    faiss_store,
+    ids,
+    make_index,
+    manifest,
+    row,
+    rows,
+    vectors,
 )
 
 STORES: dict[str, tuple[Callable[[Path, str], Store], str]] = {
@@ -488,7 +488,7 @@ def test_k_is_at_least_one(reader: IndexReader) -> None:
 
 # -- filtering --------------------------------------------------------------------------------
 
-LANGUAGES = [
+LANGUAGES: list[dict[str, object]] = [
     {"lang": "en", "year": 1999, "open": True},
     {"lang": "de", "year": 2000.0, "open": False},
     {"lang": "fr", "year": "2000", "open": 1},
@@ -656,7 +656,7 @@ def test_readers_see_every_document_exactly_once_while_it_is_rewritten(
 
     Whatever a search sees, a document is there once, and never after it was deleted.
     """
-    documents, rounds = 60, 40
+    documents, rounds = 60, 25
     stop = threading.Event()
     complaints: list[object] = []
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from embedmigrate.models.canonical import canonical_json
 
@@ -80,6 +80,11 @@ class SourceConfig(BaseModel):
     kind: str
     text: tuple[str, ...]
     metadata: tuple[str, ...] = ()
+
+    @field_validator("text", "metadata", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 class Source(Protocol):

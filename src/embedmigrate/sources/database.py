@@ -22,7 +22,10 @@ _READ_ONLY = {
     "mysql": "SET SESSION TRANSACTION READ ONLY",
     "mariadb": "SET SESSION TRANSACTION READ ONLY",
 }
+_MYSQL = frozenset({"mysql", "mariadb"})
 _SQLITE_MAY_PASS = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN")
+# too many connections, shutting down, lock wait timeout, deadlock, server gone, connection lost
+_MYSQL_MAY_PASS = frozenset({1040, 1053, 1205, 1213, 2006, 2013})
 
 
 class Database:
@@ -87,6 +90,15 @@ class Database:
                     next_step="correct `table` of the source in the configuration",
                 ) from None
 
+    def can_hold(self, key: Sequence[object]) -> bool:
+        """Whether a key of these values could stand in the database: else it cannot be asked."""
+        largest = 2**64 if self.dialect in _MYSQL else 2**63
+        return not any(
+            (isinstance(value, int) and not -(2**63) <= value < largest)
+            or (isinstance(value, str) and "\0" in value and self.dialect == "postgresql")
+            for value in key
+        )
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -105,10 +117,13 @@ class Database:
 
     def _temporary(self, error: exc.DBAPIError) -> EmbedMigrateError | None:
         """The error for what may be over in a minute; None for what will stay."""
+        # SQLite and MySQL say OperationalError for a lock and for a column that does not exist
         if self.dialect == "sqlite":
-            # here OperationalError is everything, from a lock to a column that does not exist
             name = getattr(error.orig, "sqlite_errorname", "")
             passes = name.startswith(_SQLITE_MAY_PASS)
+        elif self.dialect in _MYSQL:
+            code = next(iter(getattr(error.orig, "args", ())), None)
+            passes = error.connection_invalidated or code in _MYSQL_MAY_PASS
         else:
             passes = error.connection_invalidated or isinstance(
                 error, exc.OperationalError | exc.InterfaceError

@@ -23,13 +23,11 @@ class KeyCodec:
     """Turns keys into ids and ids into keys, for columns whose values are of these ``kinds``."""
 
     kinds: tuple[type[Part], ...]
-    largest: int = 2**63 - 1
-    """The greatest integer that the database can compare with."""
 
     @classmethod
-    def of(cls, key: Sequence[object], largest: int) -> KeyCodec:
+    def of(cls, key: Sequence[object]) -> KeyCodec:
         """The codec for a table of which ``key`` is one key; ``UnusableId`` for other types."""
-        return cls(tuple(_kind(value) for value in key), largest)
+        return cls(tuple(_kind(value) for value in key))
 
     def encode(self, key: Sequence[object]) -> str:
         """The id of a key; ``UnusableId`` when a value is not of its column's kind."""
@@ -52,13 +50,9 @@ class KeyCodec:
         try:
             key = tuple(kind(part) for kind, part in zip(self.kinds, parts, strict=True))
             # "007" and "{uuid}" parse, but no key is ever written like that
-            if self.encode(key) != id:
-                return None
+            return key if self.encode(key) == id else None
         except ValueError:
             return None
-        if any(isinstance(part, int) and not -(2**63) <= part <= self.largest for part in key):
-            return None
-        return key
 
 
 def cut(ids: Iterable[str], size: int) -> Iterator[KeyRange]:

@@ -120,7 +120,7 @@ class SqlSource:
         codec = self._find_codec()
         if codec is None:
             return {}
-        keys = [key for key in map(codec.decode, wanted) if key is not None]
+        keys = [key for key in map(codec.decode, wanted) if key and self._database.can_hold(key)]
         found = {}
         for start in range(0, len(keys), _KEYS_A_QUERY):
             rows = self._relation.find(self._fields, keys[start : start + _KEYS_A_QUERY])
@@ -178,8 +178,7 @@ class SqlSource:
 
     def _codec_of(self, key: Sequence[Any]) -> KeyCodec:
         if self._codec is None:
-            largest = 2**64 - 1 if self._database.dialect in ("mysql", "mariadb") else 2**63 - 1
-            self._codec = KeyCodec.of(key, largest)
+            self._codec = KeyCodec.of(key)
         return self._codec
 
     def _bound(self, codec: KeyCodec, id: str) -> tuple[Any, ...]:

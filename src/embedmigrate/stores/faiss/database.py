@@ -24,6 +24,8 @@ FILE = "rows.sqlite"
 SCHEMA = 1
 _APPLICATION_ID = 0x656D6967
 _BUSY_TIMEOUT_SECONDS = 30
+_CHECKPOINT_PAGES = 8_000
+"""32 MB of log: by then a page has changed several times and is copied to its place only once."""
 _PARAMETERS = 500
 
 _TABLES = """
@@ -217,6 +219,7 @@ def _connect(file: Path, mode: str) -> sqlite3.Connection:
         check_same_thread=False,
     )
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     return connection
 
 
@@ -325,11 +328,15 @@ def marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
+_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
 def metadata_json(metadata: Mapping[str, Any]) -> str:
     """Metadata as it is stored. ``ValueError`` for what is no JSON value."""
-    text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _compact(dict(metadata))
     try:
         text.encode()
     except UnicodeEncodeError:  # a lone surrogate, which only an escape can hold
-        return json.dumps(dict(metadata), allow_nan=False, separators=(",", ":"))
+        return _ascii(dict(metadata))
     return text

@@ -1,0 +1,70 @@
+"""A diff finds every difference between a source and an index, once."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from embedmigrate.engine.diff import Diff, Difference
+from embedmigrate.engine.prepare import Transition, prepare
+from tests.engine.parts import Bench, ListSource, UnsortedSource
+
+ids = st.text(min_size=1, max_size=4).filter(lambda text: text.isprintable())
+texts = st.dictionaries(ids, st.sampled_from(["", "a", "b"]), max_size=12)
+
+
+def differences(bench: Bench, index: str) -> list[Difference]:
+    with closing(bench.job.store.reader(index)) as reader:
+        return list(Diff(bench.source, reader, bench.job.work_dir))
+
+
+@pytest.mark.parametrize("kind", [ListSource, UnsortedSource])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(before=texts, after=texts)
+def test_it_says_exactly_what_a_comparison_of_both_sides_says(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: type[ListSource],
+    before: dict[str, str],
+    after: dict[str, str],
+) -> None:
+    bench = Bench(tmp_path_factory.mktemp("diff"), kind(before))
+    try:
+        with bench.locked() as lease:
+            run = prepare(bench.job, lease, Transition("r1", bench.spec, None))
+        bench.source.texts = after
+        found = {
+            (difference.document_id, difference.kind)
+            for difference in differences(bench, run.index_name)
+        }
+    finally:
+        bench.close()
+    indexed = {id: text for id, text in before.items() if text}
+    wanted = {id: text for id, text in after.items() if text}
+    assert found == (
+        {(id, "missing") for id in wanted.keys() - indexed.keys()}
+        | {(id, "orphan") for id in indexed.keys() - wanted.keys()}
+        | {(id, "stale") for id in wanted.keys() & indexed.keys() if wanted[id] != indexed[id]}
+    )
+
+
+def test_metadata_alone_is_a_difference_of_its_own(bench: Bench) -> None:
+    with bench.locked() as lease:
+        run = prepare(bench.job, lease, Transition("r1", bench.spec, None))
+    bench.source.metadata["d07"] = {"topic": "new"}
+
+    (difference,) = differences(bench, run.index_name)
+
+    assert (difference.document_id, difference.kind) == ("d07", "metadata")
+
+
+def test_staging_leaves_no_file_behind(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, UnsortedSource({"b": "1", "a": "2"}))
+    with bench.locked() as lease:
+        run = prepare(bench.job, lease, Transition("r1", bench.spec, None))
+    assert differences(bench, run.index_name) == []
+    assert list(bench.job.work_dir.iterdir()) == []
+    bench.close()

@@ -1,0 +1,1 @@
+"""Breaking embedmigrate on purpose: killed, stopped, raced and starved runners."""

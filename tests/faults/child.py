@@ -1,0 +1,133 @@
+"""The command line in a process that can be watched and broken.
+
+    python -m tests.faults.child '{"log": "asked.log", "faults": [...]}' upgrade articles@head
+
+The first argument says what to watch and what to break; the rest goes to ``embedmigrate``. Nothing
+in the package knows of it: functions are replaced in this process before the command starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+Function = Callable[..., Any]
+
+
+def main() -> None:
+    plan = json.loads(sys.argv[1])
+    sys.argv[1:] = sys.argv[2:]
+    if "log" in plan:
+        _log_what_is_asked(plan["log"])
+    for fault in plan.get("faults", ()):
+        _break(**fault)
+    for name, value in plan.get("constants", {}).items():
+        owner, attribute = _find(name)
+        setattr(owner, attribute, value)
+    from embedmigrate.cli import main as command_line
+
+    command_line()
+
+
+# -- watching ---------------------------------------------------------------------------------
+
+
+def _log_what_is_asked(path: str) -> None:
+    """Note every text before a model sees it: one line a call, appended at once.
+
+    A line holds the process, who asked (``verify`` embeds a sample again, on purpose), and the
+    texts' hashes, which are enough to tell which texts were paid for twice.
+    """
+    from embedmigrate.embedders.local import LocalEmbedder
+    from embedmigrate.sources.base import content_hash
+
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    embed_documents = LocalEmbedder.embed_documents
+
+    def logged(self: LocalEmbedder, texts: list[str]) -> Any:
+        asked_by = sys._getframe(1).f_globals["__name__"].rpartition(".")[2]
+        line = [os.getpid(), asked_by, [content_hash(text).hex() for text in texts]]
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+        return embed_documents(self, texts)
+
+    setattr(LocalEmbedder, "embed_documents", logged)  # noqa: B010 - mypy
+
+
+# -- breaking ---------------------------------------------------------------------------------
+
+
+def _break(at: str, do: str, when: str = "before", call: int = 1, seconds: float = 0.0) -> None:
+    """Do something ``before``, ``after`` or ``instead`` of the ``call``-th call of a function.
+
+    ``call`` 0 means every one of them; ``at`` is ``package.module:Class.function``.
+    """
+    owner, attribute = _find(at)
+    original: Function = getattr(owner, attribute)
+    happen = _EVENTS[do]
+    calls = 0
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if call not in (0, calls):
+            return original(*args, **kwargs)
+        if when == "instead":
+            return happen(seconds)
+        if when == "before":
+            happen(seconds)
+        answer = original(*args, **kwargs)
+        if when == "after":
+            happen(seconds)
+        return answer
+
+    setattr(owner, attribute, broken)
+
+
+def _find(name: str) -> tuple[Any, str]:
+    module, _, path = name.partition(":")
+    owner: Any = import_module(module)
+    *outer, attribute = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    assert hasattr(owner, attribute), name
+    return owner, attribute
+
+
+def _say(text: str) -> Callable[[float], None]:
+    def say(_: float) -> None:
+        os.write(2, f"fault: {text}\n".encode())
+
+    return say
+
+
+def _kill(_: float) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop(_: float) -> None:
+    os.write(2, b"fault: stopped\n")
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _terminate(_: float) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+_EVENTS: dict[str, Callable[[float], None]] = {
+    "kill": _kill,
+    "stop": _stop,
+    "terminate": _terminate,
+    "sleep": time.sleep,
+    "say": _say("here"),
+    "nothing": lambda _: None,
+}
+
+
+if __name__ == "__main__":
+    main()
