@@ -134,6 +134,8 @@ _now = click.option(
     is_flag=True,
     help="Switch first, catch up afterwards: readers may see old documents until then.",
 )
+_sql = click.option("--sql", is_flag=True, help="Show the steps as SQL comments; change nothing.")
+_SQL_WARNING = "warning: SQL cannot embed, verify or switch; nothing was done"
 _rebuild = click.option(
     "--rebuild", is_flag=True, help="Build the old index again if it was dropped."
 )
@@ -247,12 +249,17 @@ def history(
 
 @cli.command()
 @_verbose
+@click.option("--resolve-dependencies", is_flag=True, help="Treat depends_on as parents.")
 @click.pass_context
-def heads(context: click.Context, verbose: bool) -> None:
+def heads(context: click.Context, verbose: bool, resolve_dependencies: bool) -> None:
     """Show the heads of the scripts."""
     from embedmigrate import command
 
-    _echo(command.heads(_settings(context), verbose=verbose))
+    _echo(
+        command.heads(
+            _settings(context), verbose=verbose, resolve_dependencies=resolve_dependencies
+        )
+    )
 
 
 @cli.command()
@@ -312,7 +319,7 @@ def ensure_version(context: click.Context) -> None:
 @click.argument("targets", nargs=-1)
 @click.option("--until", type=click.Choice(["ready"]), help="Stop before the cut-over.")
 @click.option("--again", metavar="REASON", help="Redo what a person rolled back or cancelled.")
-@click.option("--sql", is_flag=True, help="Show the steps as SQL comments; change nothing.")
+@_sql
 @_yes
 @_stop_ok
 @_json
@@ -332,7 +339,7 @@ def upgrade(
 
     settings = _settings(context)
     if sql:
-        click.echo("warning: SQL cannot embed, verify or switch; nothing was done", err=True)
+        click.echo(_SQL_WARNING, err=True)
         _echo(command.upgrade_sql(settings, *(targets or ("heads",))))
         return
     with _stop_is_fine(stop_ok):
@@ -366,6 +373,7 @@ def cutover(context: click.Context, targets: tuple[str, ...], stop_ok: bool, as_
 @_reason
 @_now
 @_rebuild
+@_sql
 @_yes
 @_json
 @click.pass_context
@@ -375,12 +383,17 @@ def downgrade(
     reason: str | None,
     now: bool,
     rebuild: bool,
+    sql: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Go back to TARGET, for example articles@-1."""
     from embedmigrate import command
 
+    if sql:
+        click.echo(_SQL_WARNING, err=True)
+        _echo(command.downgrade_sql(_settings(context), target))
+        return
     result = command.downgrade(
         _settings(context),
         target,

@@ -42,7 +42,7 @@ class _General(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     script_location: str = "migrations"
-    catalog: str = "sqlite:///catalog.db"
+    catalog: str = Field(default="sqlite:///catalog.db", repr=False)  # may hold a password
     work_dir: str = ".embedmigrate"
     batch_size: int = Field(default=512, ge=1, le=512)
     """Chunks a batch: the checkpoint unit and the window that is sorted by length."""
@@ -290,7 +290,9 @@ class _Parser:
         try:
             return cls.model_validate(table)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            found = error.errors(include_url=False, include_input=False)
+            # a misspelt key is also a missing one: what stands in the file is said first
+            first = min(found, key=lambda entry: entry["type"] != "extra_forbidden")
             key = (*where, *(str(part) for part in first["loc"]))
             expected = None
             if first["type"] == "extra_forbidden":
@@ -327,6 +329,7 @@ class _Parser:
 
 _HEADER = re.compile(r"^\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
+_PART = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^.\s]+))\s*(?:\.|$)""")
 
 
 def locate_key(text: str, key: tuple[str, ...]) -> int | None:
@@ -345,10 +348,11 @@ def locate_key(text: str, key: tuple[str, ...]) -> int | None:
             candidate = (*table, *_split_key(assignment[1]))
         else:
             continue
-        if key[: len(candidate)] == candidate and len(candidate) > best_length:
-            best_line, best_length = number, len(candidate)
+        length = min(len(key), len(candidate))
+        if key[:length] == candidate[:length] and length > best_length:
+            best_line, best_length = number, length
     return best_line
 
 
 def _split_key(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+    return tuple(double or single or bare for double, single, bare in _PART.findall(dotted))

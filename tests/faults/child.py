@@ -62,7 +62,7 @@ def _log_what_is_asked(path: str) -> None:
 # -- breaking ---------------------------------------------------------------------------------
 
 
-def _break(at: str, do: str, when: str = "before", call: int = 1, seconds: float = 0.0) -> None:
+def _break(at: str, do: str, when: str = "before", call: int = 1, with_: Any = None) -> None:
     """Do something ``before``, ``after`` or ``instead`` of the ``call``-th call of a function.
 
     ``call`` 0 means every one of them; ``at`` is ``package.module:Class.function``.
@@ -78,12 +78,12 @@ def _break(at: str, do: str, when: str = "before", call: int = 1, seconds: float
         if call not in (0, calls):
             return original(*args, **kwargs)
         if when == "instead":
-            return happen(seconds)
+            return happen(with_)
         if when == "before":
-            happen(seconds)
+            happen(with_)
         answer = original(*args, **kwargs)
         if when == "after":
-            happen(seconds)
+            happen(with_)
         return answer
 
     setattr(owner, attribute, broken)
@@ -99,32 +99,24 @@ def _find(name: str) -> tuple[Any, str]:
     return owner, attribute
 
 
-def _say(text: str) -> Callable[[float], None]:
-    def say(_: float) -> None:
-        os.write(2, f"fault: {text}\n".encode())
-
-    return say
+def _say(text: str) -> None:
+    os.write(2, f"fault: {text}\n".encode())
 
 
-def _kill(_: float) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _send(name: str) -> None:
+    _say(name)
+    os.kill(os.getpid(), signal.Signals[name])
 
 
-def _stop(_: float) -> None:
-    os.write(2, b"fault: stopped\n")
-    os.kill(os.getpid(), signal.SIGSTOP)
+def _fail(number: int) -> None:
+    raise OSError(number, os.strerror(number))
 
 
-def _terminate(_: float) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-_EVENTS: dict[str, Callable[[float], None]] = {
-    "kill": _kill,
-    "stop": _stop,
-    "terminate": _terminate,
+_EVENTS: dict[str, Callable[[Any], None]] = {
+    "say": _say,
+    "send": _send,
     "sleep": time.sleep,
-    "say": _say("here"),
+    "fail": _fail,
     "nothing": lambda _: None,
 }
 

@@ -5,6 +5,7 @@ The golden values are a promise, see ``test_embedding_model.py``. Never update o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_recipe_drops_empty_fields_and_keeps_the_others_as_they_stand() -> Non
 
 
 def test_one_field_may_be_given_without_a_list_and_none_at_all_is_refused() -> None:
-    assert Recipe(text="body") == Recipe(text=("body",))  # type: ignore[arg-type]
+    assert Recipe(text="body") == Recipe(text=("body",))
     with pytest.raises(ValidationError, match="at least one"):
         Recipe(text=())
 
@@ -116,7 +117,7 @@ def test_two_kinds_of_thing_with_the_same_fields_never_share_a_digest() -> None:
     assert digest("space/1", {"a": 1}) != digest("recipe/1", {"a": 1})
 
 
-def test_the_digest_of_a_file_is_over_its_bytes(tmp_path: Any) -> None:
+def test_the_digest_of_a_file_is_over_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     assert sha256_file(tmp_path / "f") == (
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -230,18 +230,24 @@ def translated(place: str) -> Iterator[None]:
     """Turn what the database says of locks and disks into errors with a contracted exit code."""
     try:
         yield
-    except OperationalError as error:
-        raise StorageUnavailable(
-            f"the catalog at {place} cannot be used now: {error.orig}",
-            next_step="free the disk, the permission or the lock; then run the same command again",
-        ) from error
     except DBAPIError as error:
-        if "not a database" in str(error.orig) or "malformed" in str(error.orig):
+        said = str(error.orig)
+        if isinstance(error.orig, sqlite3.Error) and not any(sign in said for sign in _PASSING):
             raise UnknownCatalog(
-                f"the file at {place} is not a catalog: {error.orig}",
+                f"the file at {place} is not a catalog that this program can use: {said}",
                 next_step="restore it from a backup, or correct `catalog` in the configuration",
             ) from error
+        if isinstance(error, OperationalError):
+            raise StorageUnavailable(
+                f"the catalog at {place} cannot be used now: {said}",
+                next_step="free the disk, the permission or the lock; then run the same command "
+                "again",
+            ) from error
         raise
+
+
+_PASSING = ("locked", "full", "readonly", "unable to open", "disk I/O")
+"""What SQLite says of troubles that pass."""
 
 
 def actor() -> str:

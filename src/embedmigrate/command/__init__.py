@@ -11,6 +11,7 @@ from embedmigrate.command.reading import check, plan, search, status, verify
 from embedmigrate.command.scripts import (
     branches,
     current,
+    downgrade_sql,
     edit,
     ensure_version,
     heads,
@@ -30,6 +31,7 @@ __all__ = [
     "current",
     "cutover",
     "downgrade",
+    "downgrade_sql",
     "edit",
     "ensure_version",
     "heads",

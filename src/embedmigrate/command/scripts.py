@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import alembic.command
 from alembic.script import Script, ScriptDirectory
@@ -14,7 +14,7 @@ from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, routes
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
-from embedmigrate.errors import ConfigError, Refused, ScriptError, UsageError
+from embedmigrate.errors import ConfigError, Refused, UsageError
 from embedmigrate.migration.environment import (
     MAX_REVISION_ID,
     Environment,
@@ -22,6 +22,7 @@ from embedmigrate.migration.environment import (
 )
 from embedmigrate.migration.recorder import all_reembeddings, record, refuse_forks
 from embedmigrate.migration.rendering import render
+from embedmigrate.migration.walk import OfflineWalk
 from embedmigrate.models import IndexSpec
 
 
@@ -202,9 +203,15 @@ def history(
     )
 
 
-def heads(settings: Settings, *, verbose: bool = False) -> str:
+def heads(settings: Settings, *, verbose: bool = False, resolve_dependencies: bool = False) -> str:
     """The heads of the scripts."""
-    return _printed(settings, alembic.command.heads, verbose=verbose, online=False)
+    return _printed(
+        settings,
+        alembic.command.heads,
+        verbose=verbose,
+        resolve_dependencies=resolve_dependencies,
+        online=False,
+    )
 
 
 def branches(settings: Settings, *, verbose: bool = False) -> str:
@@ -270,39 +277,30 @@ def _refuse_contradiction(
 
 
 def upgrade_sql(settings: Settings, target: str = "heads") -> str:
-    """Alembic's offline script of an upgrade, with every statement commented out.
+    """Alembic's offline script of an upgrade, every statement commented out.
 
-    SQL cannot embed, verify or switch; running version statements alone would make the catalog
-    claim what did not happen. ``ScriptError`` for a range that needs a database.
+    SQL cannot embed, verify or switch, and the version statements alone would make the catalog
+    claim what did not happen.
     """
+    return _offline(settings, alembic.command.upgrade, target)
+
+
+def downgrade_sql(settings: Settings, target: str) -> str:
+    """The same for a downgrade; Alembic wants a range here, ``from:to``."""
+    return _offline(settings, alembic.command.downgrade, target)
+
+
+def _offline(settings: Settings, verb: Callable[..., Any], target: str) -> str:
     output = io.StringIO()
-    environment = Environment(settings, None, handler=_NoHandler(), stdout=output)
+    environment = Environment(settings, handler=OfflineWalk(), stdout=output)
     refuse_forks(environment.scripts())
     with script_errors():
-        alembic.command.upgrade(environment.config, target, sql=True)
-    return comment_out(output)
-
-
-def comment_out(output: TextIO) -> str:
-    """The text of ``output`` as SQL comments, under a heading that says why."""
-    output.seek(0)
+        verb(environment.config, target, sql=True)
     lines = [
-        "-- NOT AN UPGRADE. SQL cannot embed, verify or switch an index.",
+        "-- NOT A MIGRATION. SQL cannot embed, verify or switch an index.",
         "-- What follows shows the steps; every statement is commented out on purpose.",
-        "-- Run: embedmigrate upgrade",
+        "-- Run embedmigrate without --sql.",
         "",
     ]
-    lines += [f"-- {line.rstrip()}".rstrip() for line in output]
+    lines += [f"-- {line}".rstrip() for line in output.getvalue().splitlines()]
     return "\n".join(lines) + "\n"
-
-
-class _NoHandler:
-    """In offline mode an operation says in a comment what it is."""
-
-    def reembed(self, context: Any, operation: Any) -> None:
-        context.impl.static_output(
-            f"-- re-embed {operation.collection} with {operation.target.reference}"
-        )
-
-    def rollback(self, context: Any, operation: Any) -> None:
-        raise ScriptError(f"a rollback of {operation.collection!r} is not part of an upgrade")

@@ -33,9 +33,6 @@ class UpgradeWalk:
         self._step = step
 
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
-        if context.as_sql:
-            _say_what_sql_cannot(context, operation)
-            return
         assert context.connection is not None
         revision = self._step.revision.revision
         down = self._step.revision.down_revision
@@ -88,9 +85,6 @@ class DowngradeWalk:
         raise Refused(f"a re-embedding of {operation.collection!r} is not part of a downgrade")
 
     def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
-        if context.as_sql:
-            _say_what_sql_cannot(context, operation)
-            return
         assert context.connection is not None
         downgrade = self._by_collection.get(operation.collection)
         if downgrade is None:
@@ -109,9 +103,18 @@ class DowngradeWalk:
         )
 
 
-def _say_what_sql_cannot(context: MigrationContext, operation: ReembedOp | RollbackOp) -> None:
-    kind, collection, *models = operation.to_diff_tuple()
-    context.impl.static_output(
-        f"-- {kind} {collection} {' to '.join(str(model) for model in models)}: "
-        "SQL cannot embed, verify or switch; run embedmigrate instead"
-    )
+class OfflineWalk:
+    """For ``--sql``: an operation leaves a comment that says what it is, and that SQL cannot."""
+
+    def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
+        self._comment(context, operation)
+
+    def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
+        self._comment(context, operation)
+
+    def _comment(self, context: MigrationContext, operation: ReembedOp | RollbackOp) -> None:
+        kind, collection, *models = operation.to_diff_tuple()
+        context.impl.static_output(
+            f"{kind} {collection}: {' -> '.join(str(model) for model in models)}; "
+            "not possible in SQL"
+        )

@@ -25,7 +25,6 @@ _MIN_LINKS, _MAX_LINKS = 4, 128
 _TRAIN_MIN, _TRAIN_MAX = 39, 64
 """Vectors a list that k-means needs, and as many as it gets: its memory is bounded by them."""
 _BUILD_ROWS = 16_384
-_EF_CONSTRUCTION = 100
 _SEED = 20_240_229
 
 
@@ -113,7 +112,6 @@ def build(
         index.train(similarity.rows(vectors.gather(np.sort(sample))))
     else:
         index = faiss.index_factory(vectors.dimensions, f"IDMap,{factory}", metric)
-        faiss.downcast_index(index.index).hnsw.efConstruction = _EF_CONSTRUCTION
     for start in range(0, len(positions), _BUILD_ROWS):
         some = positions[start : start + _BUILD_ROWS]
         index.add_with_ids(similarity.rows(vectors.gather(some)), some)

@@ -54,11 +54,12 @@ def _one_of(field: str, accepted: Iterable[object]) -> tuple[str, list[str]]:
         parameters.append(path)
     for values, kinds in ((texts, "'text'"), (numbers, "'integer', 'real'")):
         if values:
+            # The value first: few rows are left to look at the type of.
             alternatives.append(
-                f"(json_type(metadata, ?) IN ({kinds}) AND"
-                " json_extract(metadata, ?) IN (SELECT value FROM json_each(?)))"
+                "(json_extract(metadata, ?) IN (SELECT value FROM json_each(?))"
+                f" AND json_type(metadata, ?) IN ({kinds}))"
             )
-            parameters += [path, path, _json_list(field, values)]
+            parameters += [path, _json_list(field, values), path]
     return f"({' OR '.join(alternatives) or '0'})", parameters
 
 

@@ -37,7 +37,6 @@ from embedmigrate.stores.faiss.database import (
     snapshot,
     translated,
 )
-from embedmigrate.stores.faiss.filters import condition
 from embedmigrate.stores.faiss.library import load_faiss
 from embedmigrate.stores.faiss.similarity import Candidates, Similarity
 from embedmigrate.stores.faiss.view import View
@@ -84,7 +83,7 @@ class FaissReader:
         self._check_queries(queries, k)
         queries = self._similarity.queries(np.ascontiguousarray(queries))
         with self._snapshot() as (connection, view):
-            allowed = self._allowed(connection, view, filter) if filter else view.live
+            allowed = view.allowed(connection, filter) if filter else view.live
             ann = None if filter or exact else self._current_ann(view)
             candidates = self._candidates(view, ann, allowed, queries, k)
             return self._hits(connection, view, queries, candidates, k)
@@ -100,13 +99,6 @@ class FaissReader:
             raise ValueError("a query vector has values that are not finite")
         if k < 1:
             raise ValueError(f"k is at least 1, found {k}")
-
-    def _allowed(self, connection: sqlite3.Connection, view: View, filter: Filter) -> BoolArray:
-        sql, parameters = condition(filter)
-        cursor = connection.execute(f"SELECT position FROM rows WHERE {sql}", parameters)
-        allowed = np.zeros(view.through, dtype=np.bool_)
-        allowed[np.fromiter((position for (position,) in cursor), dtype=np.int64)] = True
-        return allowed
 
     def _candidates(
         self, view: View, ann: Ann | None, allowed: BoolArray, queries: Vectors, k: int

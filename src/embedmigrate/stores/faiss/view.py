@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from embedmigrate.stores.base import IndexManifest
+from embedmigrate.stores.base import Filter, IndexManifest
 from embedmigrate.stores.faiss.database import (
     AnnRecord,
     BoolArray,
@@ -19,7 +19,10 @@ from embedmigrate.stores.faiss.database import (
     read_manifest,
     read_through,
 )
+from embedmigrate.stores.faiss.filters import condition
 from embedmigrate.stores.faiss.vectors import MappedVectors, read_segments
+
+_FILTERS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class View:
     live: BoolArray
     vectors: MappedVectors
     ann: AnnRecord | None
+    _filtered: dict[tuple[str, ...], BoolArray] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls, connection: sqlite3.Connection, folder: Path, before: View | None = None) -> View:
@@ -68,6 +72,19 @@ class View:
     @property
     def through(self) -> int:
         return len(self.live)
+
+    def allowed(self, connection: sqlite3.Connection, filter: Filter) -> BoolArray:
+        """The positions that a metadata filter admits ``(through,)``; the last few are kept."""
+        sql, parameters = condition(filter)
+        key = (sql, *parameters)
+        if (allowed := self._filtered.get(key)) is None:
+            cursor = connection.execute(f"SELECT position FROM rows WHERE {sql}", parameters)
+            allowed = np.zeros(self.through, dtype=np.bool_)
+            allowed[np.fromiter((position for (position,) in cursor), dtype=np.int64)] = True
+            if len(self._filtered) >= _FILTERS_KEPT:
+                self._filtered.clear()
+            self._filtered[key] = allowed
+        return allowed
 
     @cached_property
     def live_bits(self) -> npt.NDArray[np.uint8]:
