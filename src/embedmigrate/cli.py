@@ -7,10 +7,7 @@ a command runs, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +20,6 @@ from embedmigrate.errors import EmbedMigrateError, Stopped
 
 if TYPE_CHECKING:
     from embedmigrate.config import Settings
-    from embedmigrate.engine.job import StopSignal
-
-STOP_SECONDS = 20.0
-"""After a signal: how long a command may take to stop between two batches."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,30 +67,12 @@ def _settings(context: click.Context) -> Settings:
 
 def _working(context: click.Context) -> dict[str, Any]:
     """The arguments of every command that works for long: a reporter and a way to stop."""
-    from embedmigrate import progress
+    from embedmigrate import progress, stopping
 
-    return {
-        "reporter": progress.reporter(quiet=context.obj["quiet"]),
-        "stop": _stop_on_signals(),
-    }
-
-
-def _stop_on_signals() -> StopSignal:
-    from embedmigrate.engine.job import StopSignal
-
-    stop = StopSignal()
-
-    def on_signal(number: int, _frame: object) -> None:
-        stop.set(signal.Signals(number).name)
-        # Something that cannot be interrupted must not keep a machine from going down. Nothing is
-        # lost by leaving at once: every step survives kill -9.
-        deadline = threading.Timer(STOP_SECONDS, os._exit, (Stopped.exit_code,))
-        deadline.daemon = True
-        deadline.start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    return stop
+    stop_ok = context.params.get("stop_ok", False)
+    stop, end = stopping.stop_on_signals(0 if stop_ok else Stopped.exit_code)
+    context.call_on_close(end)
+    return {"reporter": progress.reporter(quiet=context.obj["quiet"]), "stop": stop}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ def pinned(settings: Settings, name: str) -> EmbeddingModel:
     ``UnpinnedReference`` when it was never pinned; ``DigestMismatch`` when what lies here today is
     not what any of its pin files says.
     """
+    settings.model(name)
     pins = read_pins(settings.pins, name)
     if not pins:
         raise UnpinnedReference(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from embedmigrate.errors import ConfigError, UnsupportedModel
+from embedmigrate.errors import ConfigError, DigestMismatch, UnsupportedModel
 from tests.embedders.handmade_models import (
     WIDTH,
     identify,
@@ -66,3 +66,16 @@ def test_a_missing_library_is_named_with_its_extra(
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, **TINY)
     assert caught.value.next_step == "pip install 'embedmigrate[sentence-transformers]'"
+
+
+@pytest.mark.parametrize("changed", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_file_that_is_not_the_pinned_one_is_named_before_torch_is_loaded(
+    tmp_path: Path, changed: str
+) -> None:
+    write_st_folder(tmp_path)
+    model = identify(tmp_path, **TINY)
+    path = tmp_path / changed
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(DigestMismatch) as caught:
+        load(tmp_path, model, **TINY)
+    assert str(path) in caught.value.message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,13 @@ import pytest
 from tests.faults.project import Faulty
 from tests.workspace import documents
 
-MakeProject = Callable[[], Faulty]
+BATCH = 32
 
-GENERAL = """
+GENERAL = f"""
 [embedmigrate]
 script_location = "migrations"
 catalog = "sqlite:///catalog.db"
-batch_size = 32
+batch_size = {BATCH}
 """
 
 

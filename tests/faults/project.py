@@ -68,6 +68,11 @@ class Runner:
     def errors(self) -> str:
         return "\n".join(line for _, line in self.lines)
 
+    def wait_until_stopped(self) -> None:
+        """Wait until SIGSTOP has taken hold: a SIGCONT that comes before it would be lost."""
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), self.errors
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process and to every child that it may have."""
         os.killpg(self.process.pid, number)
@@ -95,7 +100,7 @@ class EndState:
     generation: int
     counts: tuple[int, int, int]
     """Documents done, skipped and in total, of the run that built the live index."""
-    followed: bool
+    settled: bool
 
     def differences(self, expected: EndState, tolerance: float = 1e-6) -> list[str]:
         """What is not as expected, in words; empty when a reader cannot tell the two apart."""
@@ -105,7 +110,7 @@ class EndState:
                 ("model", self.model, expected.model),
                 ("generation", self.generation, expected.generation),
                 ("counts", self.counts, expected.counts),
-                ("followed", self.followed, expected.followed),
+                ("settled", self.settled, expected.settled),
             )
             if mine != theirs
         ]
@@ -222,7 +227,7 @@ class Faulty(Workspace):
             model=model,
             generation=route.generation,
             counts=(run.done, run.skipped, run.total),
-            followed=run.followed_at is not None,
+            settled=route.settled_generation == route.generation,
         )
 
     def phase(self, revision: str, collection: str = "articles") -> str:
@@ -230,9 +235,9 @@ class Faulty(Workspace):
         settings = self.settings
         with Catalog(settings.catalog_url, create=False) as catalog, catalog.read() as connection:
             run = runs.latest(connection, collection, revision=revision)
-            live = routes.get(connection, collection).live_index
+            route = routes.get(connection, collection)
         if run is None:
             return "not begun"
-        if run.index_name != live:
+        if run.index_name != route.live_index:
             return str(run.state)
-        return "cut over" if run.followed_at is None else "settled"
+        return "settled" if route.settled_generation == route.generation else "cut over"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 
 import pytest
 
 from embedmigrate import command
-from embedmigrate.errors import Refused
 from tests.faults.project import EndState, Fault, Faulty, kill_at
 from tests.workspace import documents
 

@@ -63,7 +63,8 @@ def test_an_option_that_means_nothing_is_refused(option: dict[str, object]) -> N
 
 
 def test_nprobe_reaches_the_search(tmp_path: Path) -> None:
-    """With one list of sixteen looked into, some of the nearest are missed."""
+    """With one list of sixteen looked into, some of the nearest are missed; but never the number
+    of hits that was asked for."""
     answers = []
     for nprobe in (1, 16):
         config = FaissConfig(kind="faiss", factory="IVF16,Flat", nprobe=nprobe)
@@ -77,6 +78,7 @@ def test_nprobe_reaches_the_search(tmp_path: Path) -> None:
         reader = store.reader("articles-0001")
         hits = reader.search(vectors(20, seed=1), 10)
         exact = reader.search(vectors(20, seed=1), 10, exact=True)
+        assert [len(found) for found in reader.search(vectors(2, seed=1), 1500)] == [1500, 1500]
         answers.append(sum(hit in right for a, right in zip(hits, exact, strict=True) for hit in a))
         reader.close()
     assert answers[0] < answers[1] == 200

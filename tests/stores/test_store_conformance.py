@@ -397,8 +397,10 @@ def test_search_finds_what_brute_force_finds(
                 assert scores == pytest.approx([score for _, score in expected], rel=1e-5)
 
 
-def test_ann_and_tail_together_find_what_brute_force_finds(store: Store, index: str) -> None:
+@pytest.mark.parametrize("metric", ["cosine", "inner_product", "l2"])
+def test_ann_and_tail_together_find_what_brute_force_finds(store: Store, metric: Metric) -> None:
     """After a build: new rows, changed rows and dead rows, all seen at once."""
+    index = make_index(store, manifest(factory=store.factory, metric=metric), [], vectors(0))
     first, later = vectors(ENOUGH), vectors(400, seed=1)
     truth = {f"d{n:05d}": vector for n, vector in enumerate(first)}
     with (
@@ -417,7 +419,8 @@ def test_ann_and_tail_together_find_what_brute_force_finds(store: Store, index: 
         queries = np.concatenate([vectors(20, seed=2), first[:5], later[:5]])
         for _ in range(2):
             for query, hits in zip(queries, reader.search(queries, 10), strict=True):
-                assert ids(hits) == [id for id, _ in brute_force(query, keys, stored, 10)]
+                assert ids(hits) == [id for id, _ in brute_force(query, keys, stored, 10, metric)]
+                assert hits == hits_of(reader, query)
             writer.build()
         statistics = reader.statistics()
         assert statistics.vectors == len(truth)

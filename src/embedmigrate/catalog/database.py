@@ -232,7 +232,8 @@ def translated(place: str) -> Iterator[None]:
         yield
     except DBAPIError as error:
         said = str(error.orig)
-        if isinstance(error.orig, sqlite3.Error) and not any(sign in said for sign in _PASSING):
+        foreign = type(error.orig) in (sqlite3.OperationalError, sqlite3.DatabaseError)
+        if foreign and not any(sign in said for sign in _PASSING):
             raise UnknownCatalog(
                 f"the file at {place} is not a catalog that this program can use: {said}",
                 next_step="restore it from a backup, or correct `catalog` in the configuration",

@@ -34,6 +34,17 @@ def record(
     )
 
 
+def last(connection: Connection, collection: str, *kinds: str) -> dict[str, Any] | None:
+    """The newest event of these kinds."""
+    row = connection.execute(
+        sa.select(schema.event)
+        .where(schema.event.c.collection == collection, schema.event.c.kind.in_(kinds))
+        .order_by(schema.event.c.id.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else dict(row._mapping)
+
+
 def history(connection: Connection, collection: str, limit: int = 50) -> list[dict[str, Any]]:
     """The last events of a collection, newest first."""
     rows = connection.execute(

@@ -160,6 +160,8 @@ def undo(
                 connection, target_index, (IndexState.RETAINED, IndexState.READY), IndexState.LIVE
             )
         generation = _switch(connection, before, target_index)
+        if target_index is not None:
+            _replace_applied_index(connection, lease.collection, target_index)
     events.record(
         connection,
         "rolled_back",
@@ -210,7 +212,7 @@ def applied_of(connection: Connection, collection: str) -> list[AppliedRecord]:
     return [AppliedRecord(*row) for row in rows]
 
 
-def replace_applied_index(connection: Connection, collection: str, live_index: str) -> None:
+def _replace_applied_index(connection: Connection, collection: str, live_index: str) -> None:
     """Make the last cut-over's record name the index that is live: it may have been rebuilt."""
     last = next(
         (record for record in applied_of(connection, collection) if record.superseded_by is None),

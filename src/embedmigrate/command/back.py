@@ -9,7 +9,7 @@ from typing import Any
 import alembic.command
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import indexes, routes, runs
+from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import AppliedRecord, IndexState
 from embedmigrate.command.project import Project, version_table
@@ -59,7 +59,9 @@ def downgrade(
         _refuse_ambiguous(settings, target, heads)
         steps = pending_downgrades(scripts, heads, target)
         downgrades = _plan(project, steps)
-        with project.locked(plan.collection for plan in downgrades) as leases:
+        moving = {plan.collection for plan in downgrades}
+        unsettled = project.unsettled() - moving
+        with project.locked(moving | unsettled) as leases:
             if project.applied_heads() != heads or _plan(project, steps) != downgrades:
                 raise LockHeld(
                     "something else moved while the locks were taken",
@@ -72,7 +74,8 @@ def downgrade(
             )
             with script_errors():
                 alembic.command.downgrade(environment.config, target)
-            _settle(project, plans, leases)
+            for collection in sorted(moving | unsettled):
+                project.settle(collection, leases[collection])
         return _describe(project, plans)
 
 
@@ -89,12 +92,15 @@ def rollback(
 ) -> dict[str, Any]:
     """Undo the last cut-over of ``collection``: the downgrade that its scripts describe.
 
-    Works from the catalog alone when the scripts are gone.
+    Works from the catalog alone when the scripts are gone. Called again after it was killed behind
+    the switch, it finishes that rollback and goes no further back.
     """
     settings.collection(collection)
     with Project(
         settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
     ) as project:
+        if half_done := _finish_last(project, collection):
+            return {"schema": 1, "collections": [half_done]}
         block = _last_block(project, collection)
         base = block[-1].down_revision
         if _has_scripts(settings, block):
@@ -115,7 +121,7 @@ def rollback(
             _switch_without_scripts(
                 project, plans[0], leases[collection], base, _reason(reason, now=now)
             )
-            _settle(project, plans, leases)
+            project.settle(collection, leases[collection])
         return _describe(project, plans)
 
 
@@ -290,16 +296,27 @@ def _switch_without_scripts(
             )
 
 
-def _settle(project: Project, plans: Sequence[Downgrade], leases: Mapping[str, Lease]) -> None:
-    """Record the generation in what is live now, and apply what changed meanwhile."""
-    for plan in plans:
-        if plan.target_index is not None:
-            with project.catalog.write() as connection:
-                routes.replace_applied_index(connection, plan.collection, plan.target_index)
-        try:
-            settle.settle(project.job(plan.collection), leases[plan.collection])
-        except (ConfigError, DigestMismatch) as error:
-            project.reporter.note(f"{plan.collection}: served as it is: {error}")
+def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:
+    """Settle a rollback whose runner died behind the switch; None when there is no such thing."""
+    if collection not in project.unsettled():
+        return None
+    with project.catalog.read() as connection:
+        switch = events.last(connection, collection, "cut_over", "rolled_back")
+    if switch is None or switch["kind"] != "rolled_back":
+        return None
+    with project.locked([collection]) as leases:
+        project.settle(collection, leases[collection])
+    if collection in project.unsettled():  # its model is gone, so it cannot be settled: go on
+        return None
+    with project.catalog.read() as connection:
+        route = routes.get(connection, collection)
+    return {
+        "collection": collection,
+        "undone": [switch["data"]["revision"]],
+        "live": route.live_index,
+        "generation": route.generation,
+        "reason": switch["data"]["reason"],
+    }
 
 
 def _describe(project: Project, plans: Sequence[Downgrade]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 
 from embedmigrate.catalog import indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import RunRecord, RunState
+from embedmigrate.catalog.records import IndexState, RunRecord
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
@@ -56,7 +56,7 @@ def upgrade(
     ) as project:
         upgrades = _pending(project, scripts, targets)
         moving = {upgrade.collection for upgrade in upgrades}
-        unsettled = _unsettled(project) - moving
+        unsettled = project.unsettled()
         _ensure_collections(project, moving)
         if only_ready:
             _refuse_unprepared(project, upgrades)
@@ -69,12 +69,12 @@ def upgrade(
                     next_step="run the same command again",
                 )
             for collection in sorted(unsettled):
-                settle.settle(project.job(collection), leases[collection])
+                project.settle(collection, leases[collection])
             prepared, failed = _prepare_all(project, upgrades, leases, again)
             if not until_ready:
                 _walk(project, scripts, targets, upgrades, leases, prepared, failed)
                 for collection in prepared:
-                    settle.settle(project.job(collection), leases[collection])
+                    project.settle(collection, leases[collection])
             done = [_describe(project, upgrade, prepared) for upgrade in upgrades]
         if failed:
             raise _most_severe(failed)
@@ -140,18 +140,13 @@ def _ensure_collections(project: Project, collections: set[str]) -> None:
                 indexes.ensure_collection(connection, collection)
 
 
-def _unsettled(project: Project) -> set[str]:
-    """Collections that were switched by a runner that died before it followed up."""
-    with project.catalog.read() as connection:
-        found = [routes.get(connection, name) for name in project.settings.collections]
-    return {route.collection for route in found if route.settled_generation != route.generation}
-
-
 def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
     for upgrade in upgrades:
         with project.catalog.read() as connection:
             run = runs.latest(connection, upgrade.collection, revision=upgrade.transition.revision)
-        if run is None or run.state is not RunState.READY:
+            index = None if run is None else indexes.get(connection, run.index_name)
+        # A cut-over that was stopped half-way leaves the index ready, whatever its run says.
+        if run is None or index is None or index.state is not IndexState.READY:
             raise Refused(
                 f"{upgrade.collection!r} is not ready to be cut over",
                 found=f"revision {upgrade.transition.revision} is "

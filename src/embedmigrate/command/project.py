@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 
 from embedmigrate import resolve
-from embedmigrate.catalog import Catalog
+from embedmigrate.catalog import Catalog, routes
 from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.config import Settings
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
+from embedmigrate.engine.settle import settle
+from embedmigrate.errors import ConfigError, DigestMismatch
 from embedmigrate.migration.environment import VERSION_TABLE
 
 
@@ -70,6 +72,22 @@ class Project:
                 collection: stack.enter_context(held(self.job(collection)))
                 for collection in sorted(set(collections))
             }
+
+    def unsettled(self) -> set[str]:
+        """Collections that were switched by a runner that died before it followed up."""
+        with self.catalog.read() as connection:
+            found = [routes.get(connection, name) for name in self.settings.collections]
+        return {route.collection for route in found if route.settled_generation != route.generation}
+
+    def settle(self, collection: str, lease: Lease) -> None:
+        """Finish the last switch of a collection, if that is still to be done.
+
+        An index whose model cannot answer any more is served as it is, and said to be.
+        """
+        try:
+            settle(self.job(collection), lease)
+        except (ConfigError, DigestMismatch) as error:
+            self.reporter.note(f"{collection}: served as it is: {error}")
 
     def applied_heads(self) -> tuple[str, ...]:
         """The revisions in the version table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, routes
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
-from embedmigrate.errors import ConfigError, Refused, UsageError
+from embedmigrate.errors import Refused, UsageError
 from embedmigrate.migration.environment import (
     MAX_REVISION_ID,
     Environment,
@@ -44,15 +45,9 @@ def revision(
     made to the model ``to`` (default: the one that the collection's configuration names), with
     every identity spelt out. Without, it is empty.
     """
-    if rev_id is not None and len(rev_id) > MAX_REVISION_ID:
-        raise ConfigError(
-            f"revision id {rev_id!r} is too long",
-            found=f"{len(rev_id)} characters",
-            expected=f"at most {MAX_REVISION_ID}",
-            next_step="choose a shorter --rev-id",
-        )
     environment = Environment(settings)
     scripts = environment.scripts()
+    _check_rev_id(scripts, rev_id)
     attributes: dict[str, Any] = {}
     if collection is None:
         if to is not None:
@@ -88,6 +83,27 @@ def revision(
         )
     assert isinstance(made, Script)
     return Path(made.path)
+
+
+def _check_rev_id(scripts: ScriptDirectory, rev_id: str | None) -> None:
+    """``UsageError`` unless an id that was asked for can be a file name and is free."""
+    if rev_id is None:
+        return
+    if not re.fullmatch(rf"\w{{1,{MAX_REVISION_ID}}}", rev_id, re.ASCII):
+        raise UsageError(
+            f"revision id {rev_id!r} cannot be used",
+            found=f"{len(rev_id)} characters",
+            expected=f"letters, digits and _, at most {MAX_REVISION_ID}",
+            next_step="choose another --rev-id",
+        )
+    for script in scripts.walk_revisions():
+        if script.revision == rev_id:
+            raise UsageError(
+                f"revision id {rev_id!r} is taken",
+                found=script.path,
+                expected="an id that no script has",
+                next_step="choose another --rev-id",
+            )
 
 
 def _wanted_spec(settings: Settings, collection: str, to: str | None) -> IndexSpec:
@@ -128,7 +144,9 @@ def merge(
 ) -> Path:
     """Join heads of different collections; two re-embeddings of one collection are refused."""
     environment = Environment(settings)
-    refuse_forks(environment.scripts())
+    scripts = environment.scripts()
+    refuse_forks(scripts)
+    _check_rev_id(scripts, rev_id)
     with script_errors():
         made = alembic.command.merge(
             environment.config,

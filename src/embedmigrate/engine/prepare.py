@@ -62,9 +62,13 @@ def prepare(
     """
     job.store.check_writable()
     check_leaves(job, transition)
+    _refuse_sticky(job, transition, again)
+    check_store(job, route_generation(job))
     with closing(job.open_source(transition.spec.recipe)) as source:
+        # what is wrong with the source or the model is said before anything is made
         job.reporter.phase(job.collection, "reading the source")
-        source.prepare()  # what is wrong with the source is said before anything is made
+        source.prepare()
+        job.embedder(transition.spec.model)
         return _prepare(job, lease, transition, source, again, recall_target)
 
 
@@ -77,7 +81,6 @@ def _prepare(
     recall_target: float,
 ) -> RunRecord:
     run, index = _open_run(job, lease, transition, again)
-    check_store(job, route_generation(job))
     job.store.create(manifest_of(job, index))
     try:
         with closing(job.store.writer(index.name, epoch=lease.epoch, run=str(run.id))) as writer:
@@ -107,13 +110,18 @@ def check_leaves(job: Job, transition: Transition) -> None:
         )
 
 
+def _refuse_sticky(job: Job, transition: Transition, again: str | None) -> None:
+    with job.catalog.read() as connection:
+        last = runs.latest(connection, job.collection, revision=transition.revision)
+    if last is not None and last.state in STICKY and again is None:
+        raise sticky(last)
+
+
 def _open_run(
     job: Job, lease: Lease, transition: Transition, again: str | None
 ) -> tuple[RunRecord, IndexRecord]:
     with job.catalog.write() as connection:
         last = runs.latest(connection, job.collection, revision=transition.revision)
-        if last is not None and last.state in STICKY and again is None:
-            raise sticky(last)
         if last is not None and last.state not in STICKY:
             index = indexes.get(connection, last.index_name)
             resumable = index.spec_digest == transition.spec.digest and index.state in (

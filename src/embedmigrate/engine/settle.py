@@ -7,6 +7,7 @@ from contextlib import closing
 from embedmigrate.catalog import indexes, locks, routes
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexState
+from embedmigrate.engine.belonging import check_store
 from embedmigrate.engine.follow import Followed, follow, note_differences
 from embedmigrate.engine.job import Job
 from embedmigrate.errors import Refused
@@ -62,6 +63,7 @@ def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> li
     with job.catalog.read() as connection:
         route = routes.get(connection, job.collection)
         retained = indexes.of_collection(connection, job.collection, IndexState.RETAINED)
+    check_store(job, route.generation)  # also finishes a drop that was cut short
     due = [
         index
         for index in retained

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 from alembic import context as alembic_context
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.script.revision import CycleDetected, RevisionError
 from alembic.util.exc import CommandError
+from pydantic import ValidationError
 
 from embedmigrate.catalog import Catalog
+from embedmigrate.catalog.database import translated
 from embedmigrate.config import Settings
 from embedmigrate.errors import ConfigError, EmbedMigrateError, ScriptError, UnknownRevision
 from embedmigrate.migration.operations import HANDLER, Handler
@@ -48,10 +54,14 @@ class Environment:
         return load_scripts(self.config, self.settings)
 
     def run(self) -> None:
-        """What ``env.py`` calls: run the current command against the catalog."""
+        """What ``env.py`` calls: run the current command against the catalog.
+
+        All steps of a walk commit together: revisions that were prepared as one must not be torn
+        apart by a crash between two of them, and none of them does any work of its own.
+        """
         options: dict[str, Any] = {
             "version_table": VERSION_TABLE,
-            "transaction_per_migration": True,
+            "transaction_per_migration": False,
             "transactional_ddl": True,  # the catalog begins its own transactions, also for DDL
             HANDLER: self.handler,
         }
@@ -65,7 +75,7 @@ class Environment:
                 alembic_context.run_migrations()
             return
         assert self.catalog is not None
-        with self.catalog.engine.connect() as connection:
+        with translated(self.catalog.place), self.catalog.engine.connect() as connection:
             alembic_context.configure(connection=connection, **options)
             context = alembic_context.get_context()
             steps_of = context._migrations_fn
@@ -90,9 +100,10 @@ def run_environment() -> None:
     """Called by a project's ``env.py``."""
     environment = alembic_context.config.attributes.get(_ENVIRONMENT)
     if environment is None:
-        raise ConfigError(
-            "these scripts belong to embedmigrate and cannot be run by alembic itself",
-            next_step="embedmigrate upgrade",
+        # alembic prints its own kind of error without a traceback
+        raise CommandError(
+            "these scripts belong to embedmigrate and cannot be run by alembic itself; "
+            "next: embedmigrate upgrade"
         )
     environment.run()
 
@@ -138,11 +149,15 @@ def load_scripts(config: Config, settings: Settings) -> ScriptDirectory:
             expected="a folder that init made",
             next_step=f"embedmigrate init {settings.general.script_location}",
         )
-    with script_errors():
+    with script_errors(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Revision .* is not present", UserWarning)
+        warnings.filterwarnings("error", "Revision .* is present more than once", UserWarning)
         scripts = ScriptDirectory.from_config(config)
         try:
             revisions = list(scripts.walk_revisions())
         except KeyError as error:  # Alembic looks a missing parent up in a plain dict
+            if _place_in_script(error) is not None:
+                raise
             raise ScriptError(
                 f"a migration script names a parent that does not exist: {error.args[0]!r}",
                 found=f"down_revision or depends_on {error.args[0]!r}",
@@ -162,38 +177,61 @@ def load_scripts(config: Config, settings: Settings) -> ScriptDirectory:
 
 @contextmanager
 def script_errors() -> Iterator[None]:
-    """Turn what Alembic and script files raise into errors with a contracted exit code."""
+    """Turn what Alembic and script files raise into errors with a contracted exit code.
+
+    What does not come out of a script is a fault of this program, and passes.
+    """
     try:
         with redirect_stderr(io.StringIO()):
             yield
     except EmbedMigrateError:
         raise
-    except CommandError as error:
+    except (CommandError, RevisionError, UserWarning) as error:
         raise _translated(error) from error
-    except KeyError:
-        raise
-    except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ValueError) as error:
+    except Exception as error:
+        place = _place_in_script(error)
+        if place is None:
+            raise
         raise ScriptError(
-            f"a migration script cannot be loaded: {_where(error)}{type(error).__name__}",
-            found=str(error).splitlines()[0] if str(error) else None,
+            f"a migration script raises {type(error).__name__}: {place}",
+            found=_first_line(error),
             next_step="correct the script",
         ) from error
 
 
-def _translated(error: CommandError) -> EmbedMigrateError:
+def _translated(error: Exception) -> EmbedMigrateError:
     text = str(error)
     if "Path doesn't exist" in text or "Can't find Python file" in text:
         return ConfigError(text, next_step="embedmigrate init migrations")
-    if any(sign in text for sign in ("Could not determine revision id", "Cycle", "is present")):
-        return ScriptError(text, next_step="correct the script")
+    if (
+        isinstance(error, UserWarning)
+        or isinstance(error.__cause__ or error, CycleDetected)
+        or "Could not determine revision id" in text
+    ):
+        return ScriptError(text, next_step="correct the scripts")
     return UnknownRevision(text, next_step="embedmigrate history, or embedmigrate heads")
 
 
-def _where(error: BaseException) -> str:
-    trace, place = error.__traceback__, ""
+def _place_in_script(error: Exception) -> str | None:
+    """File and line of the script that ``error`` came out of, if it came out of one."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    place, trace = None, error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if "versions" in Path(file).parts:
-            place = f"{Path(file).name}, line {trace.tb_lineno}: "
+        if _is_script(trace):
+            place = f"{Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return place
+
+
+def _is_script(trace: TracebackType) -> bool:
+    """Alembic runs scripts, and ``env.py``, as modules that it does not enter in sys.modules."""
+    names = trace.tb_frame.f_globals
+    return "__file__" in names and names.get("__name__") not in sys.modules
+
+
+def _first_line(error: Exception) -> str | None:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return ": ".join((error.title, *map(str, first["loc"]), first["msg"]))
+    return next(iter(str(error).splitlines()), None)

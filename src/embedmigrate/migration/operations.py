@@ -6,7 +6,7 @@ notes it, the walk applies it. Both get the same validated object.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
@@ -36,7 +36,15 @@ class ReembedOp(MigrateOperation):
         self.source = None if source is None else _pinned(source)
         self.target = _of_type("target", target, EmbeddingModel)
         self.recipe = _of_type("recipe", recipe, Recipe)
-        self.factory, self.metric = factory, metric
+        self.factory = _of_type("factory", factory, str)
+        self.metric = metric
+        if metric not in get_args(Metric):
+            raise ScriptError(
+                f"there is no metric {metric!r}",
+                found=metric,
+                expected=", ".join(get_args(Metric)),
+                next_step="correct the script",
+            )
         if "fingerprint" not in target.model_fields_set:
             raise UnpinnedReference(
                 f"the target of {collection!r} does not state its fingerprint",
@@ -73,7 +81,10 @@ def _pinned(reference: object) -> str:
 def _of_type(what: str, value: Any, cls: type[Any]) -> Any:
     if not isinstance(value, cls):
         raise ScriptError(
-            f"{what} has the wrong type", found=type(value).__name__, expected=cls.__name__
+            f"{what} has the wrong type",
+            found=type(value).__name__,
+            expected=cls.__name__,
+            next_step="correct the script",
         )
     return value
 

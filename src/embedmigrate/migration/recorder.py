@@ -56,19 +56,21 @@ def record(script: Script, *, upgrade: bool = True) -> RecordedStep:
         dialect_name="sqlite",
         opts={"as_sql": True, "output_buffer": io.StringIO(), HANDLER: notes},
     )
-    function = getattr(script.module, "upgrade" if upgrade else "downgrade")
+    name = "upgrade" if upgrade else "downgrade"
+    function = getattr(script.module, name, None)
+    if function is None:
+        raise ScriptError(
+            f"revision {script.revision} has no {name}()",
+            found=script.path,
+            expected=f"def {name}() -> None",
+            next_step="correct the script",
+        )
     try:
         with script_errors(), redirect_stdout(io.StringIO()), Operations.context(context):
             function()
     except EmbedMigrateError as error:
         error.message = f"revision {script.revision}: {error.message}"
         raise
-    except Exception as error:
-        raise ScriptError(
-            f"revision {script.revision} raises {type(error).__name__}: {error}",
-            found=script.path,
-            next_step="correct the script",
-        ) from error
     if len(notes.operations) > 1:
         raise ScriptError(
             f"revision {script.revision} holds {len(notes.operations)} embedding operations",

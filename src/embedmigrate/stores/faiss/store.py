@@ -17,7 +17,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from embedmigrate.context import AdapterContext
-from embedmigrate.errors import IndexGone, MissingExtra, Refused, UsageError
+from embedmigrate.errors import ConfigError, IndexGone, MissingExtra, Refused, UsageError
 from embedmigrate.stores.base import IndexManifest, StoreConfig
 from embedmigrate.stores.faiss.ann import Effort, Factory
 from embedmigrate.stores.faiss.database import (
@@ -70,9 +70,13 @@ class FaissStore:
     def create(self, manifest: IndexManifest) -> None:
         """Make an empty index; it appears complete or not at all.
 
-        Raises ``Refused`` when another index has the name, ``StorageUnavailable``.
+        Raises ``Refused`` when another index has the name, ``ConfigError`` for a factory that this
+        store cannot build, ``StorageUnavailable``.
         """
-        Factory.parse(manifest.factory)
+        try:
+            Factory.parse(manifest.factory)
+        except ValueError as error:
+            raise ConfigError(str(error), next_step="correct `factory` in the script") from error
         folder = self._folder(manifest.index)
         with translated(self._path):
             self._path.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,87 @@
+"""SIGTERM and SIGINT: out within 25 s with status 7, and the same command resumes."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+
+from tests.faults.conftest import BATCH
+from tests.faults.project import Faulty
+
+SLOW = {"at": "embedmigrate.embedders.hashing:HashingEmbedder._embed", "do": "sleep"}
+
+
+def a_call_takes(seconds: float, *, from_call: int = 0) -> dict[str, object]:
+    return {**SLOW, "with_": seconds, "call": from_call}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_between_two_calls_and_the_same_command_resumes(
+    project: Faulty, number: signal.Signals
+) -> None:
+    runner = project.begin("upgrade", faults=[a_call_takes(0.2)])
+    assert runner.wait_for("embedding")
+    time.sleep(0.7)
+    sent = time.monotonic()
+    runner.send(number)
+
+    assert runner.finish() == 7
+    assert time.monotonic() - sent < 5
+    assert number.name in runner.errors and "run the same command again" in runner.errors
+    assert project.live() == "fake-a"
+    shadow = project.status()["shadow"]
+    assert 0 < shadow["done"] < 200
+
+    assert project.end("upgrade").process.returncode == 0
+    assert project.live() == "fake-b"
+    assert max(project.paid_twice().values(), default=0) <= 2 * BATCH
+
+
+def test_with_stop_ok_a_signal_is_no_failure(project: Faulty) -> None:
+    runner = project.begin("upgrade", "--stop-ok", faults=[a_call_takes(0.2)])
+    assert runner.wait_for("embedding")
+    runner.send(signal.SIGTERM)
+
+    assert runner.finish() == 0
+    assert project.live() == "fake-a"
+
+
+@pytest.mark.parametrize(("options", "status"), [((), 7), (("--stop-ok",), 0)])
+def test_a_model_that_does_not_answer_keeps_nobody(
+    project: Faulty, options: tuple[str, ...], status: int
+) -> None:
+    runner = project.begin(
+        "upgrade",
+        *options,
+        faults=[a_call_takes(600, from_call=3)],
+        constants={"embedmigrate.stopping:STOP_SECONDS": 0.5},
+    )
+    assert runner.wait_for("embedding")
+    time.sleep(0.7)
+    runner.send(signal.SIGTERM)
+
+    assert runner.finish(10) == status
+    assert project.end("upgrade").process.returncode == 0, "the lock is free at once"
+    assert project.live() == "fake-b"
+
+
+def test_waiting_for_a_locked_catalog_does_not_outlast_a_signal(project: Faulty) -> None:
+    runner = project.begin(
+        "upgrade",
+        faults=[{"at": "embedmigrate.command.forward:_walk", "do": "send", "with_": "SIGSTOP"}],
+        constants={"embedmigrate.stopping:STOP_SECONDS": 0.5},
+    )
+    runner.wait_until_stopped()
+    with closing(sqlite3.connect(project.root / "catalog.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        runner.send(signal.SIGCONT)
+        time.sleep(0.5)
+        runner.send(signal.SIGTERM)
+        assert runner.finish(10) == 7
+        other.execute("ROLLBACK")
+    assert project.end("upgrade").process.returncode == 0
+    assert project.live() == "fake-b"

@@ -1,0 +1,316 @@
+"""Every example runs, and shows what its README says that it shows."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedmigrate import command, errors
+from embedmigrate.command.project import Project
+from embedmigrate.config import load_settings
+from tests.workspace import Workspace, wait_for
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+JOB = EXAMPLES / "03_scheduled_job"
+NOBODY_HAS_TO_GET_UP = {0, 7, 75}
+
+
+def run_example(script: str, folder: Path) -> str:
+    """What an example prints when it makes its project in ``folder``."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, folder],
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_numbered_example_has_a_readme() -> None:
+    numbered = sorted(EXAMPLES.glob("[0-9]*"))
+    assert [folder.name[:2] for folder in numbered] == ["01", "02", "03"]
+    assert all((folder / "README.md").is_file() for folder in numbered)
+
+
+# -- 01 quickstart ----------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+def test_the_quickstart_moves_a_collection_between_two_real_models_and_back(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+
+    said = run_example("01_quickstart/run.py", project)
+
+    row = re.search(r"^nDCG@10 +(\S+) +(\S+)$", said, re.MULTILINE)
+    assert row is not None, said
+    # What brute force over the same weights gives: see `reference` in benchmarks/README.md.
+    assert [float(value) for value in row.groups()] == pytest.approx([0.7141, 0.8632], abs=1e-3)
+    seen = re.findall(r"the application: 100 queries, generation (\d), (\w+)", said)
+    assert seen == [("1", "wordllama"), ("2", "minilm"), ("3", "wordllama"), ("4", "minilm")]
+    assert "(exit status 3)" in said, "a scheduled upgrade does not undo the rollback"
+    assert "(0 documents, 0 skipped, 0 embedded)" in said, "going forward again costs nothing"
+    (status,) = command.status(load_settings(project / "embedmigrate.toml"))["collections"]
+    assert (status["live"]["model"], status["live"]["documents"]) == ("minilm", 600)
+    assert [index["model"] for index in status["retained"]] == ["wordllama"]
+
+
+def test_the_quickstart_does_not_touch_a_folder_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", "utf-8")
+    with pytest.raises(AssertionError, match="FileExistsError"):
+        run_example("01_quickstart/run.py", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+# -- 02 SQL source ----------------------------------------------------------------------------
+
+
+def test_an_application_searches_a_sql_table_while_it_is_migrated(tmp_path: Path) -> None:
+    said = run_example("02_sql_source/application.py", tmp_path / "project")
+
+    assert re.search(r"^[\d,]+ searches meanwhile, 0 failed$", said, re.MULTILINE), said
+    served = re.findall(r"generation (\d): +[\d,]+ answers of (\w+), from (\S+)", said)
+    assert served == [
+        ("1", "short", "articles-0001"),
+        ("2", "long", "articles-0002"),
+        ("3", "short", "articles-0001"),
+    ]
+    for generation in (2, 3):
+        assert (
+            f"the application, generation {generation}: "
+            "new row found, edited row found, deleted row gone" in said
+        )
+
+
+# -- 03 scheduled job -------------------------------------------------------------------------
+
+
+@dataclass
+class Nights:
+    """``nightly.sh`` as a scheduler runs it, and the pages that it sends."""
+
+    workspace: Workspace
+    programs: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PROJECT": str(self.workspace.root),
+            "EMBEDMIGRATE": str(self.programs / "embedmigrate"),
+            "PAGE": str(self.programs / "page"),
+            **more,
+        }
+
+    def run(self, *args: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [JOB / "nightly.sh", *args],
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def replace_program(self, text: str) -> None:
+        write_program(self.programs / "embedmigrate", text)
+
+    @property
+    def pages(self) -> list[str]:
+        log = self.programs / "pages"
+        return log.read_text("utf-8").splitlines() if log.exists() else []
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def nights(migrated: Workspace, tmp_path: Path) -> Nights:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    pages = shlex.quote(str(programs / "pages"))
+    write_program(programs / "page", f"printf '%s\\n' \"$1\" >>{pages}")
+    write_program(
+        programs / "embedmigrate", f'exec {shlex.quote(sys.executable)} -m embedmigrate "$@"'
+    )
+    return Nights(migrated, programs)
+
+
+def test_the_job_applies_what_is_pending_and_then_does_nothing(nights: Nights) -> None:
+    assert nights.run().returncode == 0
+    assert nights.workspace.live() == "wordllama-64"
+    before = nights.workspace.snapshot()
+
+    second = nights.run()
+
+    assert (second.returncode, second.stdout) == (0, "nothing to do\n")
+    assert nights.workspace.snapshot() == before
+    assert nights.pages == []
+
+
+def test_the_job_can_leave_the_switch_to_a_person(nights: Nights) -> None:
+    assert nights.run("--until", "ready").returncode == 0
+
+    status = nights.workspace.status()
+    assert (status["live"]["model"], status["shadow"]["state"]) == ("wordllama", "ready")
+
+
+def test_the_job_gives_way_to_another_runner(nights: Nights) -> None:
+    with Project(nights.workspace.settings) as project, project.locked(["articles"]):
+        night = nights.run()
+
+    assert (night.returncode, nights.pages) == (0, [])
+    assert "another runner works on 'articles'" in night.stderr
+    assert nights.workspace.live() == "wordllama"
+
+
+def test_the_job_pages_somebody_and_undoes_nothing_after_a_rollback(nights: Nights) -> None:
+    nights.run()
+    command.rollback(nights.workspace.settings, "articles", reason="worse on Russian")
+
+    for night in (1, 2):
+        assert nights.run().returncode == 3
+        assert len(nights.pages) == night
+        assert "status 3: a safety check refused" in nights.pages[-1]
+    assert nights.workspace.live() == "wordllama"
+
+
+def test_the_job_pages_somebody_when_the_configuration_is_broken(nights: Nights) -> None:
+    nights.workspace.edit_config("[embedmigrate]", "[embedmigrat]")
+
+    assert nights.run().returncode == 78
+    (page,) = nights.pages
+    assert str(nights.workspace.root) in page and "status 78" in page
+
+
+def test_a_job_that_is_terminated_checkpoints_and_the_next_one_resumes(nights: Nights) -> None:
+    workspace = nights.workspace
+    nights.run()
+    workspace.edit_config("[embedmigrate]", "[embedmigrate]\nbatch_size = 2")
+    slow_model = '[models.fake-a]\nprovider = "hashing-not-a-model"\ndelay_ms = 300'
+    workspace.edit_config('[models.fake-a]\nprovider = "hashing-not-a-model"', slow_model)
+    command.pin(workspace.settings, "fake-a")
+    workspace.revision("fake-a")
+
+    with subprocess.Popen(
+        [JOB / "nightly.sh"], env=nights.environment(), stderr=subprocess.PIPE, text=True
+    ) as job:
+        wait_for(lambda: (workspace.status()["shadow"] or {}).get("done", 0), lambda done: done > 3)
+        job.send_signal(signal.SIGTERM)
+        _, said = job.communicate(timeout=60)
+
+    assert (job.returncode, nights.pages) == (0, [])
+    assert "the next run carries on" in said
+    stopped = workspace.status()
+    assert stopped["live"]["model"] == "wordllama-64"
+    assert 3 < stopped["shadow"]["done"] < 40
+    assert nights.run().returncode == 0
+    assert workspace.live() == "fake-a"
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs the program timeout")
+def test_a_window_ends_the_job_and_its_status_still_counts(nights: Nights) -> None:
+    nights.replace_program("trap 'exit 7' TERM\nwhile :; do sleep 0.1; done")
+
+    night = nights.run(WINDOW="1")
+
+    assert (night.returncode, nights.pages) == (0, [])
+    assert "the next run carries on" in night.stderr
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 5, 6, 7, 75, 78, 137])
+def test_each_status_either_lets_people_sleep_or_says_why_not(nights: Nights, status: int) -> None:
+    nights.replace_program(f'test "$*" = "upgrade heads" && exit {status}')
+
+    night = nights.run("heads")
+
+    if status in NOBODY_HAS_TO_GET_UP:
+        assert (night.returncode, nights.pages) == (0, [])
+    else:
+        assert night.returncode == status
+        (page,) = nights.pages
+        assert f"status {status}: " in page
+
+
+def test_the_job_readme_explains_every_status_that_an_error_can_have() -> None:
+    table = (JOB / "README.md").read_text("utf-8")
+    explained = {
+        int(status)
+        for cells in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+        for status in cells.split(",")
+    }
+    assert explained == {0, 4, 5} | exit_codes()
+
+
+def exit_codes(error: type[errors.EmbedMigrateError] = errors.EmbedMigrateError) -> set[int]:
+    return {error.exit_code}.union(*map(exit_codes, error.__subclasses__()))
+
+
+def test_the_cron_line_runs_the_script_every_night() -> None:
+    *_, line = (JOB / "crontab").read_text("utf-8").splitlines()
+    minute, hour, day, month, weekday, job = line.split(maxsplit=5)
+    assert (minute, hour) == ("17", "1") and (day, month, weekday) == ("*", "*", "*")
+    assert job.startswith("/srv/articles/nightly.sh ")
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read(JOB / name)
+    return parser
+
+
+def test_the_systemd_unit_gives_the_program_time_to_stop() -> None:
+    service, timer = unit("embedmigrate.service"), unit("embedmigrate.timer")
+    assert service["Service"]["Type"] == "oneshot"
+    assert service["Service"]["KillMode"] == "mixed"
+    assert int(service["Service"]["TimeoutStopSec"]) >= 30
+    assert service["Service"]["ExecStart"] == "/srv/articles/nightly.sh"
+    assert timer["Timer"]["OnCalendar"] and timer["Install"]["WantedBy"] == "timers.target"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
+    shutil.copy(JOB / "nightly.sh", tmp_path)
+    units = []
+    for name in ("embedmigrate.service", "embedmigrate.timer"):
+        text = (JOB / name).read_text("utf-8").replace("/srv/articles", str(tmp_path))
+        (tmp_path / name).write_text(text, "utf-8")
+        units.append(tmp_path / name)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_cron_job_of_kubernetes_follows_the_exit_statuses() -> None:
+    yaml = pytest.importorskip("yaml")
+    manifest: dict[str, Any] = yaml.safe_load((JOB / "cronjob.yaml").read_text("utf-8"))
+    assert (manifest["apiVersion"], manifest["kind"]) == ("batch/v1", "CronJob")
+    assert manifest["spec"]["concurrencyPolicy"] == "Forbid"
+    job = manifest["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["terminationGracePeriodSeconds"] >= 30
+    (container,) = pod["containers"]
+    assert container["command"] == ["embedmigrate", "upgrade"]
+    fail, ignore = job["podFailurePolicy"]["rules"]
+    assert fail["action"] == "FailJob"
+    assert fail["onExitCodes"]["containerName"] == container["name"]
+    for_people = (exit_codes() | {4, 5}) - NOBODY_HAS_TO_GET_UP - {1}
+    assert fail["onExitCodes"]["values"] == sorted(for_people)
+    assert ignore["action"] == "Ignore"
+    (mounted,) = container["volumeMounts"]
+    assert mounted["name"] in {volume["name"] for volume in pod["volumes"]}
