@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embedmigrate import Collection, command
-from embedmigrate.errors import Irreversible, Refused, StickyState
+from embedmigrate.catalog import routes
+from embedmigrate.errors import EmbedMigrateError, Irreversible, Refused, StickyState
 from tests.workspace import Workspace, documents, wait_for
 
 QUERY = "a night with a telescope"
@@ -175,3 +177,70 @@ def test_minilm_replaces_wordllama(tmp_path: Path) -> None:
         after = wait_for(lambda: articles.search(QUERY, k=5), lambda hits: hits.generation == 2)
         assert after.model == "minilm"
         assert {hit.metadata["topic"] for hit in after.hits} == {"astronomy"}
+
+
+def test_a_walk_cut_short_inside_a_block_is_finished_by_the_same_command(
+    migrated: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.pin(migrated.settings, "fake-a")
+    migrated.revision("fake-a")
+    applied_before = command.current(migrated.settings)
+
+    def power_failure(*args: object, **kwargs: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(routes, "cut_over", power_failure)
+        with pytest.raises(KeyboardInterrupt):
+            migrated.upgrade()
+    assert command.current(migrated.settings) != applied_before, "the first row was written"
+    assert migrated.live() == "wordllama"
+
+    (entry,) = migrated.upgrade()
+
+    assert entry["live"] and migrated.live() == "fake-a"
+    command.rollback(migrated.settings, "articles")
+    assert command.current(migrated.settings) == applied_before
+
+
+def test_a_downgrade_cut_short_is_finished_by_the_same_command(
+    migrated: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.pin(migrated.settings, "fake-a")
+    first = migrated.status()["revision"]
+    migrated.revision("fake-a")
+    migrated.upgrade()
+    undo, calls = routes.undo, 0
+
+    def power_failure_in_the_second_step(*args: Any, **kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        undo(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(routes, "undo", power_failure_in_the_second_step)
+        with pytest.raises(KeyboardInterrupt):
+            command.downgrade(migrated.settings, first)
+    assert migrated.live() == "wordllama", "the route moved in the first step"
+
+    command.downgrade(migrated.settings, first)
+
+    assert migrated.live() == "wordllama"
+    assert migrated.status()["revision"] == first
+
+
+def test_a_later_script_that_fails_does_not_undo_an_earlier_cut_over(migrated: Workspace) -> None:
+    path = command.revision(migrated.settings, "broken", head="articles@head")
+    path.write_text(
+        path.read_text("utf-8").replace(
+            "def upgrade() -> None:\n    pass",
+            "def upgrade() -> None:\n    from alembic import op\n"
+            "    op.execute('INSERT INTO no_such_table VALUES (1)')",
+        ),
+        "utf-8",
+    )
+    with pytest.raises(EmbedMigrateError):
+        migrated.upgrade()
+    assert migrated.live() == "wordllama-64"

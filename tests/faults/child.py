@@ -2,8 +2,8 @@
 
     python -m tests.faults.child '{"log": "asked.log", "faults": [...]}' upgrade articles@head
 
-The first argument says what to watch and what to break; the rest goes to ``embedmigrate``. Nothing
-in the package knows of it: functions are replaced in this process before the command starts.
+The first argument says what to watch and what to break; the rest goes to ``embedmigrate``. The
+package knows nothing of this: functions are replaced in this process before the command starts.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 Function = Callable[..., Any]
 
@@ -23,26 +26,25 @@ Function = Callable[..., Any]
 def main() -> None:
     plan = json.loads(sys.argv[1])
     sys.argv[1:] = sys.argv[2:]
-    if "log" in plan:
-        _log_what_is_asked(plan["log"])
-    for fault in plan.get("faults", ()):
+    for name, value in plan["constants"].items():
+        setattr(*_find(name), value)
+    for fault in plan["faults"]:
         _break(**fault)
-    for name, value in plan.get("constants", {}).items():
-        owner, attribute = _find(name)
-        setattr(owner, attribute, value)
-    from embedmigrate.cli import main as command_line
+    with asked_is_logged(Path(plan["log"])):
+        from embedmigrate.cli import main as command_line
 
-    command_line()
+        command_line()
 
 
 # -- watching ---------------------------------------------------------------------------------
 
 
-def _log_what_is_asked(path: str) -> None:
+@contextmanager
+def asked_is_logged(path: Path) -> Iterator[None]:
     """Note every text before a model sees it: one line a call, appended at once.
 
-    A line holds the process, who asked (``verify`` embeds a sample again, on purpose), and the
-    texts' hashes, which are enough to tell which texts were paid for twice.
+    A line holds the process, the module that asked (``verify`` embeds a sample again, on purpose)
+    and the texts' hashes: enough to tell which texts were paid for twice.
     """
     from embedmigrate.embedders.local import LocalEmbedder
     from embedmigrate.sources.base import content_hash
@@ -56,7 +58,11 @@ def _log_what_is_asked(path: str) -> None:
         os.write(descriptor, json.dumps(line).encode() + b"\n")
         return embed_documents(self, texts)
 
-    setattr(LocalEmbedder, "embed_documents", logged)  # noqa: B010 - mypy
+    try:
+        with patch.object(LocalEmbedder, "embed_documents", logged):
+            yield
+    finally:
+        os.close(descriptor)
 
 
 # -- breaking ---------------------------------------------------------------------------------
@@ -104,7 +110,6 @@ def _say(text: str) -> None:
 
 
 def _send(name: str) -> None:
-    _say(name)
     os.kill(os.getpid(), signal.Signals[name])
 
 
@@ -112,12 +117,12 @@ def _fail(number: int) -> None:
     raise OSError(number, os.strerror(number))
 
 
-_EVENTS: dict[str, Callable[[Any], None]] = {
+_EVENTS: dict[str, Callable[[Any], Any]] = {
     "say": _say,
     "send": _send,
     "sleep": time.sleep,
     "fail": _fail,
-    "nothing": lambda _: None,
+    "return": lambda value: value,
 }
 
 

@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.project import Faulty
+from tests.faults.project import EndState, Faulty
 from tests.workspace import documents
 
 BATCH = 32
+DOCUMENTS = 200
+QUERY = "{title} {text}".format(**documents(DOCUMENTS)[0])
+"""A document's own text: all that the hashing embedder finds again."""
 
 GENERAL = f"""
 [embedmigrate]
 script_location = "migrations"
 catalog = "sqlite:///catalog.db"
 batch_size = {BATCH}
+retain_seconds = 0
 """
+
+MakeProject = Callable[[Path], Faulty]
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with `fake-a` live and a revision to `fake-b` pending; 200 documents."""
-    project = Faulty.make(
-        tmp_path_factory.mktemp("prepared") / "project",
-        corpus=documents(200),
+def make_project(tmp_path_factory: pytest.TempPathFactory) -> MakeProject:
+    """Makes projects with `fake-a` live and a revision to `fake-b` pending."""
+    template = Faulty.make(
+        tmp_path_factory.mktemp("faults") / "template",
+        corpus=documents(DOCUMENTS),
         general=GENERAL,
         pin=("fake-a", "fake-b"),
     )
-    project.edit_config('model = "wordllama"', 'model = "fake-a"')
-    project.revision("fake-a", "first index")
-    project.upgrade()
-    project.revision("fake-b", "move")
-    return project.root
+    template.edit_config('model = "wordllama"', 'model = "fake-a"')
+    template.revision("fake-a", "first index")
+    template.upgrade()
+    template.revision("fake-b", "move")
+    return lambda root: Faulty(Path(shutil.copytree(template.root, root)))
 
 
 @pytest.fixture
-def project(prepared: Path, tmp_path: Path) -> Faulty:
-    """A copy of it that a test may break."""
-    return Faulty(Path(shutil.copytree(prepared, tmp_path / "project")))
+def project(make_project: MakeProject, tmp_path: Path) -> Faulty:
+    return make_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(make_project: MakeProject, tmp_path_factory: pytest.TempPathFactory) -> EndState:
+    """What the pending revision leads to when nothing happens."""
+    project = make_project(tmp_path_factory.mktemp("faults") / "undisturbed")
+    project.upgrade()
+    return project.end_state([QUERY])

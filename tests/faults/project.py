@@ -21,6 +21,7 @@ import numpy as np
 from embedmigrate import Collection
 from embedmigrate.catalog import Catalog, indexes, routes, runs
 from embedmigrate.embedders.base import Vectors
+from tests.faults.child import asked_is_logged
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,8 +78,13 @@ class Runner:
         """Send a signal to the process and to every child that it may have."""
         os.killpg(self.process.pid, number)
 
+    @property
+    def status(self) -> int | None:
+        """The exit status, or minus the signal that killed it; None while it runs."""
+        return self.process.returncode
+
     def finish(self, seconds: float = 120) -> int:
-        """Wait for the end and return the exit status (minus the signal that killed it)."""
+        """Wait for the end and return the exit status."""
         status = self.process.wait(seconds)
         self._reader.join()
         for stream in (self.process.stdout, self.process.stderr):
@@ -172,6 +178,16 @@ class Faulty(Workspace):
         runner = self.begin(*args, **options)
         runner.finish()
         return runner
+
+    def kill(self, *args: str, at: Fault) -> None:
+        """Run a command that is killed at one point."""
+        killed = self.end(*args, faults=[at])
+        assert killed.status == -signal.SIGKILL, f"{at['at']} was not reached: {killed.errors}"
+
+    def upgrade(self, *targets: str, **options: Any) -> list[dict[str, Any]]:
+        """Upgrade in this process; what the model is asked for is logged as well."""
+        with asked_is_logged(self.root / LOG):
+            return super().upgrade(*targets, **options)
 
     # -- what was paid for ----------------------------------------------------------------
 

@@ -2,74 +2,213 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
 from embedmigrate import command
+from tests.faults.conftest import BATCH, DOCUMENTS, QUERY
 from tests.faults.project import EndState, Fault, Faulty, kill_at
 from tests.workspace import documents
 
-ENGINE = "embedmigrate.engine"
 CATALOG = "embedmigrate.catalog"
+COMMAND = "embedmigrate.command"
+ENGINE = "embedmigrate.engine"
 FAISS = "embedmigrate.stores.faiss"
-
-QUERY = "astronomy note 0 Telescopes observe the light of distant galaxies, planets and stars at night. This is remark number 0."
-BATCH = 32
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared, tmp_path_factory) -> EndState:
-    import shutil
-    from pathlib import Path
-
-    root = tmp_path_factory.mktemp("undisturbed") / "project"
-    project = Faulty(Path(shutil.copytree(prepared, root)))
-    project.upgrade()
-    return project.end_state([QUERY])
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "point",
     [
-        kill_at("embedmigrate.command.forward:_ensure_collections", "after"),
         kill_at(f"{CATALOG}.locks:acquire", "after"),
-        kill_at(f"{CATALOG}.indexes:create", "after"),
-        kill_at(f"{FAISS}.store:FaissStore.create"),
-        kill_at(f"{FAISS}.store:create_database", "after"),
-        kill_at(f"{FAISS}.store:FaissStore.create", "after"),
-        kill_at(f"{FAISS}.ownership:Ownership.take", "after"),
         kill_at("embedmigrate.sources.spool:_fill", "after"),
-        kill_at(f"{CATALOG}.runs:plan_batches"),
+        kill_at(f"{CATALOG}.indexes:create", "after"),
+        kill_at(f"{FAISS}.store:FaissStore.create", "before"),
+        kill_at(f"{FAISS}.store:create_database", "after"),
+        kill_at(f"{FAISS}.ownership:Ownership.take", "after"),
         kill_at(f"{CATALOG}.runs:plan_batches", "after"),
-        kill_at(f"{ENGINE}.backfill:embed_documents", "after", 3),
-        kill_at(f"{FAISS}.vectors:VectorFile.write", "after", 1),
+        kill_at(f"{FAISS}.vectors:VectorFile.write", "after"),
         kill_at(f"{FAISS}.vectors:VectorFile.write", "after", 3),
         kill_at(f"{FAISS}.writer:FaissWriter.write", "after", 3),
         kill_at(f"{CATALOG}.runs:finish_batch", "after", 3),
         kill_at(f"{ENGINE}.prepare:note_differences", "after"),
-        kill_at(f"{ENGINE}.prepare:verify", "after"),
         kill_at(f"{CATALOG}.routes:offer_candidate", "after"),
         kill_at(f"{ENGINE}.prepare:_Preparation._finish", "after"),
-        kill_at(f"{CATALOG}.routes:_switch", "after"),
         kill_at(f"{CATALOG}.routes:cut_over", "after"),
-        kill_at("embedmigrate.command.forward:_walk", "after"),
+        kill_at(f"{COMMAND}.forward:_walk", "after"),
         kill_at(f"{FAISS}.writer:FaissWriter.set_generation", "after"),
-        kill_at(f"{ENGINE}.settle:catch_up", "after"),
-        kill_at("embedmigrate.command.forward:_describe"),
+        kill_at(f"{CATALOG}.routes:note_settled", "after"),
     ],
-    ids=lambda fault: f"{fault['when']} {fault['at'].rpartition(':')[2]}",
+    ids=lambda point: f"{point['when']} {point['at'].rpartition(':')[2]} {point['call']}",
 )
-def test_an_upgrade_carries_on(project: Faulty, undisturbed: EndState, fault: Fault) -> None:
-    if "_fill" in fault["at"]:
-        project.write_corpus(documents(200))  # another file: the spool is made anew
+def test_an_upgrade_carries_on(project: Faulty, undisturbed: EndState, point: Fault) -> None:
+    project.write_corpus(documents(DOCUMENTS))  # as new as can be, so that it is indexed again
 
-    killed = project.end("upgrade", faults=[fault])
-    assert killed.process.returncode == -signal.SIGKILL, killed.errors
-    again = project.end("upgrade")
+    project.kill("upgrade", at=point)
+    project.upgrade()
 
-    assert again.process.returncode == 0, again.errors
     assert project.end_state([QUERY]).differences(undisturbed) == []
     assert command.verify(project.settings)["holds"]
-    assert max(project.paid_twice().values(), default=0) <= 2 * BATCH
-    assert project.upgrade() == [] and project.phase(project.status()["revision"]) == "settled"
+    assert sum(project.paid_twice().values()) <= 2 * BATCH
+    assert project.upgrade() == []
+
+
+def test_changes_that_came_before_the_resumption_are_in_the_index(project: Faulty) -> None:
+    corpus = documents(DOCUMENTS)
+    corpus[0]["text"] = "Changed before the crash."
+    project.write_corpus(corpus)
+    project.kill("upgrade", at=kill_at(f"{CATALOG}.runs:finish_batch", "after", 4))
+    corpus[1]["text"] = "Changed after the crash."
+    del corpus[2]
+    project.write_corpus([*corpus, {"_id": "new", "title": "", "text": "Added.", "topic": "x"}])
+
+    project.upgrade()
+
+    assert command.verify(project.settings)["holds"]
+    assert len(project.end_state().rows) == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        kill_at(f"{ENGINE}.follow:_append", "after"),
+        kill_at(f"{FAISS}.writer:FaissWriter.delete", "after"),
+        kill_at(f"{CATALOG}.indexes:advance", "before"),
+        kill_at(f"{COMMAND}.forward:_walk", "after"),
+    ],
+    ids=lambda point: point["at"].rpartition(":")[2],
+)
+def test_catching_up_carries_on(project: Faulty, point: Fault) -> None:
+    project.upgrade(until_ready=True)
+    corpus = documents(DOCUMENTS)
+    corpus[0]["text"] = "Changed since."
+    project.write_corpus([*corpus[:1], *corpus[3:]])
+
+    project.kill("cutover", at=point)
+    command.cutover(project.settings)
+
+    assert project.live() == "fake-b"
+    assert len(project.end_state().rows) == DOCUMENTS - 2
+    assert command.verify(project.settings)["holds"]
+
+
+@pytest.mark.parametrize("factory", ["HNSW16", "IVF4,Flat"])
+def test_building_an_ann_structure_carries_on(project: Faulty, factory: str) -> None:
+    project.edit_config('path = "indexes" }', f'path = "indexes", factory = "{factory}" }}')
+    for script in (project.root / "migrations" / "versions").glob("*move*.py"):
+        script.unlink()
+    project.revision("fake-b", "approximate")
+
+    project.kill("upgrade", at=kill_at(f"{FAISS}.ann:save", "after"))
+    project.upgrade()
+
+    assert command.verify(project.settings)["holds"]
+    assert len(list((project.root / "indexes" / "articles-0002").glob("ann-*"))) == 1
+
+
+# -- several revisions at once ----------------------------------------------------------------
+
+
+@pytest.fixture
+def two_pending(project: Faulty) -> Faulty:
+    """The same with a third model after `fake-b`, so that `fake-b` is superseded."""
+    with (project.root / "embedmigrate.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[models.fake-c]\nprovider = "hashing-not-a-model"\ndimensions = 16\n')
+    command.pin(project.settings, "fake-c")
+    project.revision("fake-c", "the last one counts")
+    return project
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_revisions_that_are_applied_as_one_are_not_torn_apart(
+    two_pending: Faulty, when: str
+) -> None:
+    two_pending.kill("upgrade", at=kill_at(f"{CATALOG}.routes:cut_over", when))
+
+    status = two_pending.status()
+    assert status["live"]["model"] == "fake-a"
+    assert status["revision"] == first_revision(two_pending), "the route and its row agree (I10)"
+    two_pending.upgrade()
+    assert two_pending.live() == "fake-c"
+    command.rollback(two_pending.settings, "articles")
+    assert two_pending.live() == "fake-a"
+
+
+def test_a_downgrade_over_two_cut_overs_is_not_torn_apart(two_pending: Faulty) -> None:
+    middle = command.show(two_pending.settings, "articles@-2").split()[1]
+    two_pending.upgrade(middle)
+    two_pending.upgrade()
+    first = first_revision(two_pending)
+
+    two_pending.kill("downgrade", first, at=kill_at(f"{CATALOG}.routes:undo", call=2))
+
+    assert two_pending.live() == "fake-c"
+    assert two_pending.upgrade() == []
+    command.downgrade(two_pending.settings, first)
+    assert two_pending.live() == "fake-a"
+    assert two_pending.status()["revision"] == first
+
+
+def first_revision(project: Faulty) -> str:
+    history = command.history(project.settings)
+    return next(line.split()[2] for line in history.splitlines() if line.startswith("<base>"))
+
+
+# -- back, and away ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        kill_at(f"{CATALOG}.routes:undo", "after"),
+        kill_at("embedmigrate.command.project:Project.settle"),
+        kill_at(f"{FAISS}.writer:FaissWriter.set_generation", "after"),
+        kill_at(f"{CATALOG}.routes:note_settled", "after"),
+    ],
+    ids=lambda point: point["at"].rpartition(":")[2],
+)
+@pytest.mark.parametrize("scripts", ["with scripts", "without"])
+def test_a_rollback_carries_on_and_goes_back_once(
+    project: Faulty, point: Fault, scripts: str
+) -> None:
+    project.upgrade()
+    corpus = documents(DOCUMENTS)
+    corpus[0]["text"] = "Changed since."
+    project.write_corpus(corpus)
+    if scripts == "without":
+        for script in (project.root / "migrations" / "versions").glob("*move*.py"):
+            script.unlink()
+
+    project.kill("rollback", "articles", "--now", "--reason", "worse", at=point)
+    result = command.rollback(project.settings, "articles", reason="worse")
+
+    (entry,) = result["collections"]
+    assert entry["live"] == "articles-0001" and "worse" in entry["reason"]
+    assert project.live() == "fake-a"
+    assert command.verify(project.settings)["holds"], "what changed is in the index"
+    assert project.end_state().settled
+
+
+def test_a_nightly_upgrade_settles_what_a_killed_rollback_left(project: Faulty) -> None:
+    project.upgrade()
+    corpus = documents(DOCUMENTS)
+    corpus[0]["text"] = "Changed since."
+    project.write_corpus(corpus)
+    project.kill(
+        "rollback", "articles", "--now", at=kill_at("embedmigrate.command.project:Project.settle")
+    )
+
+    assert project.end("upgrade").status == 3, "the rollback is sticky"
+
+    assert project.live() == "fake-a"
+    assert command.verify(project.settings)["holds"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_contract_carries_on(project: Faulty, when: str) -> None:
+    project.upgrade()
+
+    project.kill("contract", at=kill_at(f"{FAISS}.store:FaissStore.drop", when))
+    command.contract(project.settings)
+
+    assert [path.name for path in (project.root / "indexes").iterdir()] == ["articles-0002"]
+    assert project.status()["retained"] == []
+    assert command.verify(project.settings)["holds"]

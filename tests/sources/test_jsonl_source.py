@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,17 @@ def test_a_file_that_was_replaced_is_indexed_again_by_prepare(tmp_path: Path) ->
     assert texts(source) == {"1": "new", "2": "b"}
 
 
+def test_a_replacement_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
+    path = settle(write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "1", "text": "old"}]))
+    source = jsonl_source(tmp_path)
+    source.prepare()
+    new = write_jsonl(tmp_path / "new", [{"_id": "1", "text": "new"}])
+    os.utime(new, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    new.replace(path)
+    source.prepare()
+    assert texts(source) == {"1": "new"}
+
+
 def test_a_scan_goes_on_with_the_file_that_was_replaced_meanwhile(tmp_path: Path) -> None:
     records = [{"_id": f"{n:05}", "text": f"old {n:05}"} for n in range(5000)]
     path = write_jsonl(tmp_path / "corpus.jsonl", records)
@@ -402,6 +414,18 @@ def test_a_killed_indexing_leaves_no_spool_and_does_not_hinder_the_next(tmp_path
     settle(tmp_path / "corpus.jsonl")
     assert jsonl_source(tmp_path).prepare() == 99
     assert not leftover.exists()
+
+
+def test_several_may_index_the_same_file_at_once(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", ({"_id": n, "text": "a"} for n in range(3000)))
+
+    def prepare_and_read(_: int) -> tuple[int, int]:
+        source = jsonl_source(tmp_path)
+        return source.prepare(), len(texts(source))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(prepare_and_read, range(8))) == [(3000, 3000)] * 8
+    assert spool_of(tmp_path).suffix == ".sqlite"
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database", None])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -114,3 +116,13 @@ def test_ranges_scan_get_and_states_agree(
         if source.bytewise:
             assert {document.id for document in documents} == {id for id, _ in rows}
         source.close()
+
+
+def test_naming_a_source_in_a_configuration_imports_no_database_and_no_arrow() -> None:
+    script = (
+        "import sys, embedmigrate.sources.jsonl, embedmigrate.sources.parquet\n"
+        "import embedmigrate.sources.sql\n"
+        "print(*({'sqlalchemy', 'pyarrow'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert output.stdout.split() == []

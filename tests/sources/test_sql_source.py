@@ -330,6 +330,7 @@ def test_a_contradictory_configuration_is_invalid(wrong: dict[str, Any]) -> None
         ({"metadata": ["*"]}, r"'\*'", "'id', 'body'"),
         ({"updated_at": "changed"}, "'changed'", "'id', 'body'"),
         ({"query": "SELECT id FROM articles"}, "'body'", "'id'"),
+        ({"query": "SELECT id, body, id FROM articles"}, "several columns called 'id'", "None"),
         ({"query": "SELECT id, body FROM nowhere"}, "`query`", "nowhere"),
         ({"where": "year > 2000"}, "`where`", "year"),
         ({"where": "id > "}, "`where`", "syntax"),
@@ -352,6 +353,13 @@ def test_a_missing_sqlite_file_is_an_error_and_is_not_made(
     with pytest.raises(ConfigError, match=r"app\.db does not exist"):
         make_source()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_said_so(tmp_path: Path, make_source: MakeSource) -> None:
+    (tmp_path / "app.db").write_text("SECRET " * 200)
+    with pytest.raises(ConfigError, match="cannot be looked up") as caught:
+        make_source().prepare()
+    assert caught.value.found == "file is not a database"
 
 
 @pytest.mark.parametrize(

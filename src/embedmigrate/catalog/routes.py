@@ -160,8 +160,6 @@ def undo(
                 connection, target_index, (IndexState.RETAINED, IndexState.READY), IndexState.LIVE
             )
         generation = _switch(connection, before, target_index)
-        if target_index is not None:
-            _replace_applied_index(connection, lease.collection, target_index)
     events.record(
         connection,
         "rolled_back",
@@ -212,18 +210,12 @@ def applied_of(connection: Connection, collection: str) -> list[AppliedRecord]:
     return [AppliedRecord(*row) for row in rows]
 
 
-def _replace_applied_index(connection: Connection, collection: str, live_index: str) -> None:
-    """Make the last cut-over's record name the index that is live: it may have been rebuilt."""
-    last = next(
-        (record for record in applied_of(connection, collection) if record.superseded_by is None),
-        None,
+def note_rebuilt(connection: Connection, lease: Lease, *, revision: str, index_name: str) -> None:
+    """Record that the index of an applied revision was dropped and built again."""
+    renew(connection, lease)
+    connection.execute(
+        schema.applied.update().where(_applied.revision == revision).values(index_name=index_name)
     )
-    if last is not None and last.index_name != live_index:
-        connection.execute(
-            schema.applied.update()
-            .where(_applied.revision == last.revision)
-            .values(index_name=live_index)
-        )
 
 
 def _add_applied(connection: Connection, record: AppliedRecord) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import alembic.command
@@ -115,7 +116,7 @@ def rollback(
                 reporter=reporter,
                 stop=stop,
             )
-        plan = Downgrade(collection, tuple(block), block[0].previous_index)
+        plan = Downgrade(collection, tuple(block), True, block[0].previous_index)
         with project.locked([collection]) as leases:
             plans = _make_targets_ready(project, [plan], leases, now=now, rebuild=rebuild)
             _switch_without_scripts(
@@ -153,13 +154,16 @@ def _plan(project: Project, steps: Sequence[RecordedStep]) -> list[Downgrade]:
 def _check_destination(
     connection: Connection, downgrade: Downgrade, steps: Sequence[RecordedStep]
 ) -> None:
-    last = next(step.operation for step in steps if step.revision == downgrade.last_step)
+    if not downgrade.switches:
+        return
+    lowest = downgrade.undone[-1].revision
+    operation = next(step.operation for step in steps if step.revision == lowest)
     target = downgrade.target_index
     recorded = None if target is None else indexes.get(connection, target).fingerprint
-    if isinstance(last, RollbackOp) and last.to != recorded:
+    if isinstance(operation, RollbackOp) and operation.to != recorded:
         raise ScriptError(
-            f"revision {downgrade.last_step} rolls back to another model than it replaced",
-            found=f"to={last.to}",
+            f"revision {lowest} rolls back to another model than it replaced",
+            found=f"to={operation.to}",
             expected=recorded or "None",
             next_step="correct downgrade() in the script",
         )
@@ -216,7 +220,7 @@ def _make_targets_ready(
                 target = _rebuilt(project, downgrade, leases[collection], rebuild=rebuild)
             elif not now:
                 _catch_up(project, collection, leases[collection], target)
-        plans.append(Downgrade(collection, downgrade.undone, target))
+        plans.append(replace(downgrade, target_index=target))
     return plans
 
 
@@ -238,6 +242,11 @@ def _rebuilt(project: Project, downgrade: Downgrade, lease: Lease, *, rebuild: b
     with project.catalog.read() as connection:
         dropped = indexes.get(connection, downgrade.target_index)
         live = routes.live_fingerprint(connection, downgrade.collection)
+        made_by = next(
+            record.revision
+            for record in routes.applied_of(connection, downgrade.collection)
+            if record not in downgrade.undone and record.superseded_by is None
+        )
     if not rebuild:
         raise Irreversible(
             f"the index that {downgrade.collection!r} would go back to was dropped",
@@ -246,15 +255,15 @@ def _rebuilt(project: Project, downgrade: Downgrade, lease: Lease, *, rebuild: b
             next_step="add --rebuild to embed the collection with that model again, or write a "
             f"forward revision: embedmigrate revision --collection {downgrade.collection} --to …",
         )
-    down_revision = downgrade.undone[-1].down_revision
-    assert down_revision is not None
     run = prepare(
         project.job(downgrade.collection),
         lease,
-        Transition(revision=down_revision, spec=dropped.spec, leaves=live),
+        Transition(revision=made_by, spec=dropped.spec, leaves=live),
         again="rebuilt for a downgrade",
         recall_target=project.settings.collection(downgrade.collection).recall_target,
     )
+    with project.catalog.write() as connection:
+        routes.note_rebuilt(connection, lease, revision=made_by, index_name=run.index_name)
     return run.index_name
 
 
@@ -291,7 +300,7 @@ def _switch_without_scripts(
                 lease,
                 record,
                 target_index=plan.target_index,
-                switch=record is plan.undone[-1],
+                switch=record is plan.undone[0],
                 reason=reason,
             )
 

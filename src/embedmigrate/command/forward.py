@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import alembic.command
@@ -20,7 +21,12 @@ from embedmigrate.engine.prepare import prepare
 from embedmigrate.errors import EmbedMigrateError, LockHeld, Refused, Stopped
 from embedmigrate.migration.environment import Environment, script_errors
 from embedmigrate.migration.plan import Upgrade, plan_upgrade
-from embedmigrate.migration.recorder import pending_upgrades, refuse_forks
+from embedmigrate.migration.recorder import (
+    RecordedStep,
+    pending_upgrades,
+    recorded,
+    refuse_forks,
+)
 from embedmigrate.migration.walk import UpgradeWalk
 
 _SEVERITY = (1, 3, 4, 5, 6, 7, 75)
@@ -130,7 +136,21 @@ def contract(
 
 def _pending(project: Project, scripts: ScriptDirectory, targets: Sequence[str]) -> list[Upgrade]:
     steps = pending_upgrades(scripts, project.applied_heads(), targets)
-    return plan_upgrade(project.settings, steps)
+    moving = {step.operation.collection for step in steps if step.operation is not None}
+    return plan_upgrade(project.settings, [*_open_blocks(project, scripts, moving), *steps])
+
+
+def _open_blocks(
+    project: Project, scripts: ScriptDirectory, collections: set[str]
+) -> list[RecordedStep]:
+    """Revisions whose rows were written by a walk that was cut short before its cut-over."""
+    open_steps: list[RecordedStep] = []
+    with project.catalog.read() as connection:
+        for collection in sorted(collections):
+            applied = routes.applied_of(connection, collection)
+            superseded = list(takewhile(lambda record: record.superseded_by is not None, applied))
+            open_steps += [recorded(scripts, record.revision) for record in reversed(superseded)]
+    return open_steps
 
 
 def _ensure_collections(project: Project, collections: set[str]) -> None:

@@ -56,12 +56,12 @@ class Environment:
     def run(self) -> None:
         """What ``env.py`` calls: run the current command against the catalog.
 
-        All steps of a walk commit together: revisions that were prepared as one must not be torn
-        apart by a crash between two of them, and none of them does any work of its own.
+        Each step is a transaction of its own: a later step that fails must not undo a cut-over
+        that readers have seen.
         """
         options: dict[str, Any] = {
             "version_table": VERSION_TABLE,
-            "transaction_per_migration": False,
+            "transaction_per_migration": True,
             "transactional_ddl": True,  # the catalog begins its own transactions, also for DDL
             HANDLER: self.handler,
         }

@@ -34,13 +34,11 @@ class Downgrade:
     collection: str
     undone: tuple[AppliedRecord, ...]
     """The applied revisions that are undone, the last first."""
+    switches: bool
+    """Whether the route moves. It does so in the first step: a walk that is cut short behind it
+    leaves only rows to remove, and the same command removes them."""
     target_index: str | None
-    """The index that is live afterwards; None for no index."""
-
-    @property
-    def last_step(self) -> str:
-        """The revision whose step switches the route: the last one of the walk."""
-        return self.undone[-1].revision
+    """The index that it moves to; None for no index."""
 
 
 @dataclass
@@ -125,6 +123,7 @@ def plan_downgrade(
             Downgrade(
                 collection=collection,
                 undone=undone,
+                switches=bool(cut_overs),
                 target_index=cut_overs[-1].previous_index if cut_overs else None,
             )
         )

@@ -86,6 +86,14 @@ def record(script: Script, *, upgrade: bool = True) -> RecordedStep:
     )
 
 
+def recorded(scripts: ScriptDirectory, revision: str) -> RecordedStep:
+    """The upgrade of one revision by its id."""
+    with script_errors():
+        script = scripts.get_revision(revision)
+    assert script is not None
+    return record(script)
+
+
 def pending_upgrades(
     scripts: ScriptDirectory, heads: tuple[str, ...], targets: Sequence[str]
 ) -> list[RecordedStep]:

@@ -69,7 +69,7 @@ class UpgradeWalk:
 
 
 class DowngradeWalk:
-    """Switches back at the last step of each collection; the others only lose their row."""
+    """Switches back at the first step of each collection; the others only lose their row."""
 
     def __init__(
         self, downgrades: Sequence[Downgrade], leases: Mapping[str, Lease], reason: str | None
@@ -98,7 +98,7 @@ class DowngradeWalk:
             self._leases[operation.collection],
             next(record for record in downgrade.undone if record.revision == revision),
             target_index=downgrade.target_index,
-            switch=revision == downgrade.last_step,
+            switch=downgrade.switches and revision == downgrade.undone[0].revision,
             reason=self._reason,
         )
 

@@ -5,7 +5,7 @@ Only ``sql.py`` imports this module, and only when a source is made: SQLAlchemy 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def _secrets(url: URL) -> list[str]:
     return [value for value in values if value]
 
 
-def _on_connect(statement: str) -> Any:
+def _on_connect(statement: str) -> Callable[[Any, object], None]:
     def read_only(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
         cursor.execute(statement)

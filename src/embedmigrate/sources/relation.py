@@ -89,16 +89,18 @@ class Relation:
 
     # -- counts -------------------------------------------------------------------------------
 
-    def count(self) -> int:
+    def count(self, *conditions: Condition) -> int:
         """How many rows there are."""
-        return self._count()
+        statement = sa.select(sa.func.count()).select_from(self._from)
+        rows = self.database.rows(statement.where(*self._where, *conditions))
+        return int(rows[0][0])
 
     def null_keys(self) -> int:
         """How many rows have NULL in a key column."""
         doubtful = [name for name in self._key if name not in self._never_null]
         if not doubtful:
             return 0
-        return self._count(sa.or_(*(column.is_(None) for column in self._columns(doubtful))))
+        return self.count(sa.or_(*(column.is_(None) for column in self._columns(doubtful))))
 
     def repeated_keys(self) -> tuple[int, Key | None]:
         """How many keys occur more than once, and one of them; asked only where it may be."""
@@ -155,17 +157,18 @@ class Relation:
                 expected="every column that the configuration and the recipe name",
                 next_step="correct the column names, or select them in the query",
             )
+        if twice := sorted(name for name in wanted if known.count(name) > 1):
+            raise ConfigError(
+                f"{self.name} has several columns called {', '.join(map(repr, twice))}",
+                expected="every column once",
+                next_step="give the columns of the query different names (AS)",
+            )
 
     def _columns(self, names: Sequence[str]) -> list[ColumnElement[Any]]:
         return [self._from.c[name] for name in names]
 
     def _select(self, names: Sequence[str], *conditions: Condition) -> sa.Select[Any]:
         return sa.select(*self._columns(names)).where(*self._where, *conditions)
-
-    def _count(self, *conditions: Condition) -> int:
-        statement = sa.select(sa.func.count()).select_from(self._from)
-        rows = self.database.rows(statement.where(*self._where, *conditions))
-        return int(rows[0][0])
 
     def _beyond(self, key: Key) -> ColumnElement[bool]:
         """The condition that a row comes after ``key`` in the order of the key columns."""
