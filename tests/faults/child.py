@@ -44,7 +44,7 @@ def asked_is_logged(path: Path) -> Iterator[None]:
     """Note every text before a model sees it: one line a call, appended at once.
 
     A line holds the process, the module that asked (``verify`` embeds a sample again, on purpose)
-    and the texts' hashes: enough to tell which texts were paid for twice.
+    and, for each text, model and hash: enough to tell what was paid for twice.
     """
     from embedmigrate.embedders.local import LocalEmbedder
     from embedmigrate.sources.base import content_hash
@@ -54,7 +54,8 @@ def asked_is_logged(path: Path) -> Iterator[None]:
 
     def logged(self: LocalEmbedder, texts: list[str]) -> Any:
         asked_by = sys._getframe(1).f_globals["__name__"].rpartition(".")[2]
-        line = [os.getpid(), asked_by, [content_hash(text).hex() for text in texts]]
+        model = self.model.fingerprint
+        line = [os.getpid(), asked_by, [f"{model} {content_hash(text).hex()}" for text in texts]]
         os.write(descriptor, json.dumps(line).encode() + b"\n")
         return embed_documents(self, texts)
 

@@ -118,38 +118,53 @@ def two_pending(project: Faulty) -> Faulty:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_revisions_that_are_applied_as_one_are_not_torn_apart(
-    two_pending: Faulty, when: str
-) -> None:
+def test_a_block_that_was_cut_short_is_finished(two_pending: Faulty, when: str) -> None:
+    before = two_pending.status()["revision"]
     two_pending.kill("upgrade", at=kill_at(f"{CATALOG}.routes:cut_over", when))
+    assert two_pending.live() == "fake-a"
 
-    status = two_pending.status()
-    assert status["live"]["model"] == "fake-a"
-    assert status["revision"] == first_revision(two_pending), "the route and its row agree (I10)"
     two_pending.upgrade()
+
     assert two_pending.live() == "fake-c"
     command.rollback(two_pending.settings, "articles")
-    assert two_pending.live() == "fake-a"
+    assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", before)
 
 
-def test_a_downgrade_over_two_cut_overs_is_not_torn_apart(two_pending: Faulty) -> None:
-    middle = command.show(two_pending.settings, "articles@-2").split()[1]
-    two_pending.upgrade(middle)
+@pytest.mark.parametrize("verb", ["rollback articles", "downgrade articles@-1"])
+def test_a_block_that_was_cut_short_can_be_given_up(two_pending: Faulty, verb: str) -> None:
+    before = two_pending.status()["revision"]
+    two_pending.kill("upgrade", at=kill_at(f"{CATALOG}.routes:cut_over"))
+
+    given_up = two_pending.end(*verb.split())
+
+    assert given_up.status == 0, given_up.errors
+    assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", before)
     two_pending.upgrade()
-    first = first_revision(two_pending)
+    assert two_pending.live() == "fake-c"
+
+
+def test_a_revision_that_came_after_the_crash_joins_the_block(two_pending: Faulty) -> None:
+    before = two_pending.status()["revision"]
+    two_pending.kill("upgrade", at=kill_at(f"{CATALOG}.routes:cut_over"))
+    two_pending.revision("fake-b", "back to the second")
+
+    two_pending.upgrade()
+
+    assert two_pending.live() == "fake-b"
+    command.rollback(two_pending.settings, "articles")
+    assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", before)
+
+
+def test_a_downgrade_over_two_cut_overs_carries_on(two_pending: Faulty) -> None:
+    first = two_pending.status()["revision"]
+    two_pending.upgrade("articles@+1")
+    two_pending.upgrade()
 
     two_pending.kill("downgrade", first, at=kill_at(f"{CATALOG}.routes:undo", call=2))
-
-    assert two_pending.live() == "fake-c"
-    assert two_pending.upgrade() == []
     command.downgrade(two_pending.settings, first)
-    assert two_pending.live() == "fake-a"
-    assert two_pending.status()["revision"] == first
 
-
-def first_revision(project: Faulty) -> str:
-    history = command.history(project.settings)
-    return next(line.split()[2] for line in history.splitlines() if line.startswith("<base>"))
+    assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", first)
+    assert two_pending.end_state().settled
 
 
 # -- back, and away ---------------------------------------------------------------------------

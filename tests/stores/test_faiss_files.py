@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from embedmigrate.errors import (
     StorageUnavailable,
     UnknownCatalog,
 )
+from embedmigrate.stores.faiss.ann import Ann, open_ann
 from embedmigrate.stores.faiss.store import FaissStore
 from tests.stores.store_helpers import (
     DIMENSIONS,
@@ -385,6 +387,25 @@ def test_a_reader_goes_on_with_a_structure_that_was_removed_until_it_sees_the_ne
             assert ids(hits) == [f"d{start:05d}"]
             assert reader.statistics().ann_through == start + 100
     assert files(folder, "ann-*") == ["ann-4.faiss"]
+
+
+def test_a_structure_that_is_removed_while_a_reader_opens_it_is_not_damage(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = faiss_store(tmp_path, "HNSW16")
+    make_index(store, manifest(factory="HNSW16"), rows(range(100)), vectors(100), build=True)
+    with closing(store.writer(INDEX, epoch=2, run="run-2")) as writer:
+
+        def too_late(*arguments: Any) -> Ann:
+            monkeypatch.undo()
+            writer.write(rows(range(100, 200)), vectors(100, seed=1))
+            writer.build()
+            return open_ann(*arguments)
+
+        monkeypatch.setattr("embedmigrate.stores.faiss.reader.open_ann", too_late)
+        with closing(store.reader(INDEX)) as reader:
+            assert files(folder, "ann-*") == ["ann-2.faiss"]
+            assert ids(reader.search(vectors(100, seed=1)[:1], 1)[0]) == ["d00100"]
 
 
 def test_too_few_vectors_to_train_on_are_searched_exactly(tmp_path: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import alembic.command
@@ -178,10 +179,8 @@ def _last_block(project: Project, collection: str) -> list[AppliedRecord]:
             f"nothing of {collection!r} is applied that could be rolled back",
             next_step="embedmigrate status",
         )
-    head = applied[0]
-    return [
-        record for record in applied if head.revision in (record.revision, record.superseded_by)
-    ]
+    below = takewhile(lambda record: record.superseded_by is not None, applied[1:])
+    return [applied[0], *below]
 
 
 def _has_scripts(settings: Settings, block: Sequence[AppliedRecord]) -> bool:

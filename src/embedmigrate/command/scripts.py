@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from alembic.script import Script, ScriptDirectory
 
 from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, routes
+from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.errors import Refused, UsageError
@@ -49,6 +50,7 @@ def revision(
     scripts = environment.scripts()
     _check_rev_id(scripts, rev_id)
     attributes: dict[str, Any] = {}
+    labels = [branch_label] if branch_label else []
     if collection is None:
         if to is not None:
             raise UsageError("--to needs --collection", next_step="add --collection NAME")
@@ -66,10 +68,10 @@ def revision(
         attributes["embedmigrate_body"] = render(
             collection, None if source is None else source.model.reference, spec
         )
-        if head is None:
-            has_branch = collection in scripts.revision_map._revision_map
-            head = f"{collection}@head" if has_branch else "base"
-            branch_label = branch_label or (None if has_branch else collection)
+        has_branch = collection in scripts.revision_map._revision_map
+        head = head or (f"{collection}@head" if has_branch else "base")
+        if not has_branch:
+            labels = [collection, *labels]
     environment = Environment(settings, attributes=attributes)
     with script_errors():
         made = alembic.command.revision(
@@ -77,7 +79,7 @@ def revision(
             message=message,
             head=head or "head",
             splice=splice,
-            branch_label=branch_label,
+            branch_label=labels or None,
             rev_id=rev_id,
             depends_on=list(depends_on) if depends_on else None,  # type: ignore[arg-type]
         )
@@ -209,8 +211,9 @@ def history(
 ) -> str:
     """The revisions in order, newest first."""
     online = indicate_current or "current" in (rev_range or "")
-    if online and Project.if_any(settings) is None:
+    if online and not catalog_exists(settings.catalog_url):
         online = indicate_current = False
+        rev_range = rev_range and rev_range.replace("current", "base")
     return _printed(
         settings,
         alembic.command.history,
@@ -260,36 +263,42 @@ def ensure_version(settings: Settings) -> None:
 
 def stamp(settings: Settings, revisions: Sequence[str], *, purge: bool = False) -> None:
     """Write version rows without moving anything; refused where they would contradict the route."""
-    with Catalog(settings.catalog_url) as catalog:
-        environment = Environment(settings, catalog)
+    with Project(settings, create_catalog=True) as project:
+        environment = Environment(settings, project.catalog)
         scripts = environment.scripts()
-        _refuse_contradiction(scripts, catalog, settings, revisions)
+        heads = project.applied_heads()
+        with script_errors():
+            steps = scripts._stamp_revs(tuple(revisions), () if purge else heads)
+        stamped = set() if purge else set(heads)
+        for step in steps:
+            stamped = stamped.difference(step.from_).union(step.to_)
+        _refuse_contradiction(project, _claims(scripts, heads), _claims(scripts, stamped))
         with script_errors():
             alembic.command.stamp(environment.config, list(revisions), purge=purge)
 
 
+def _claims(scripts: ScriptDirectory, heads: Collection[str]) -> dict[str, str]:
+    """Collection -> fingerprint that must be live if ``heads`` are applied."""
+    if not heads:
+        return {}
+    with script_errors():
+        applied = list(scripts.iterate_revisions(tuple(heads), "base", inclusive=True))
+    operations = [record(script).reembed for script in reversed(applied)]
+    return {it.collection: it.target.fingerprint for it in operations if it is not None}
+
+
 def _refuse_contradiction(
-    scripts: ScriptDirectory, catalog: Catalog, settings: Settings, revisions: Sequence[str]
+    project: Project, before: Mapping[str, str], after: Mapping[str, str]
 ) -> None:
-    stamped: set[str] = set()
-    for target in revisions:
-        if target == "base" or target.endswith("@base"):
-            continue
-        with script_errors():
-            for script in scripts.iterate_revisions(target, "base", inclusive=True):
-                stamped.add(script.revision)
-    claims: dict[str, str] = {}
-    for script in reversed(list(scripts.walk_revisions())):
-        if script.revision in stamped and (operation := record(script).reembed) is not None:
-            claims[operation.collection] = operation.target.fingerprint
-    with catalog.read() as connection:
-        for collection in settings.collections:
+    with project.catalog.read() as connection:
+        for collection in sorted(before.keys() | after.keys()):
             live = routes.live_fingerprint(connection, collection)
-            if claims.get(collection) != live and (collection in claims or "base" in revisions):
+            claimed = after.get(collection)
+            if claimed not in (live, before.get(collection)):
                 raise Refused(
                     f"the version rows would contradict what {collection!r} serves",
                     found=f"live model {live or 'none'}",
-                    expected=f"live model {claims.get(collection) or 'none'}",
+                    expected=f"live model {claimed or 'none'}",
                     next_step="embedmigrate upgrade, or embedmigrate downgrade",
                 )
 

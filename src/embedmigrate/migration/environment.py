@@ -9,7 +9,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from alembic import context as alembic_context
@@ -22,7 +21,13 @@ from pydantic import ValidationError
 from embedmigrate.catalog import Catalog
 from embedmigrate.catalog.database import translated
 from embedmigrate.config import Settings
-from embedmigrate.errors import ConfigError, EmbedMigrateError, ScriptError, UnknownRevision
+from embedmigrate.errors import (
+    ConfigError,
+    EmbedMigrateError,
+    ScriptError,
+    UnknownRevision,
+    UsageError,
+)
 from embedmigrate.migration.operations import HANDLER, Handler
 
 VERSION_TABLE = "embedmigrate_version"
@@ -200,34 +205,43 @@ def script_errors() -> Iterator[None]:
 
 
 def _translated(error: Exception) -> EmbedMigrateError:
-    text = str(error)
+    text, cause = str(error), error.__cause__
     if "Path doesn't exist" in text or "Can't find Python file" in text:
         return ConfigError(text, next_step="embedmigrate init migrations")
     if (
         isinstance(error, UserWarning)
-        or isinstance(error.__cause__ or error, CycleDetected)
+        or isinstance(cause, CycleDetected)
         or "Could not determine revision id" in text
     ):
         return ScriptError(text, next_step="correct the scripts")
-    return UnknownRevision(text, next_step="embedmigrate history, or embedmigrate heads")
+    if "editor" in text:
+        return UsageError(text, next_step="set EDITOR to the editor that you use")
+    if text.startswith(("Ambiguous", "Multiple head")):
+        return UnknownRevision(text, next_step="name a branch, for example COLLECTION@head")
+    return UnknownRevision(
+        text,
+        found=cause if isinstance(cause, RevisionError) else None,
+        next_step="embedmigrate history, or embedmigrate heads",
+    )
 
 
 def _place_in_script(error: Exception) -> str | None:
-    """File and line of the script that ``error`` came out of, if it came out of one."""
+    """File and line of the script that ``error`` came out of, if it came out of one.
+
+    Alembic runs scripts, and ``env.py``, as modules that it does not enter in ``sys.modules``.
+    What they call of this program is not theirs.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
     place, trace = None, error.__traceback__
     while trace is not None:
-        if _is_script(trace):
-            place = f"{Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"
+        module = trace.tb_frame.f_globals
+        if "__file__" in module and module.get("__name__") not in sys.modules:
+            place = f"{Path(module['__file__']).name}, line {trace.tb_lineno}"
+        elif module.get("__name__", "").startswith("embedmigrate."):
+            place = None
         trace = trace.tb_next
     return place
-
-
-def _is_script(trace: TracebackType) -> bool:
-    """Alembic runs scripts, and ``env.py``, as modules that it does not enter in sys.modules."""
-    names = trace.tb_frame.f_globals
-    return "__file__" in names and names.get("__name__") not in sys.modules
 
 
 def _first_line(error: Exception) -> str | None:

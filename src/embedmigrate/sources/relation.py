@@ -157,12 +157,6 @@ class Relation:
                 expected="every column that the configuration and the recipe name",
                 next_step="correct the column names, or select them in the query",
             )
-        if twice := sorted(name for name in wanted if known.count(name) > 1):
-            raise ConfigError(
-                f"{self.name} has several columns called {', '.join(map(repr, twice))}",
-                expected="every column once",
-                next_step="give the columns of the query different names (AS)",
-            )
 
     def _columns(self, names: Sequence[str]) -> list[ColumnElement[Any]]:
         return [self._from.c[name] for name in names]

@@ -16,6 +16,7 @@ from embedmigrate.stores.faiss.database import AnnRecord, damaged, read_deaths
 from embedmigrate.stores.faiss.vectors import MappedVectors
 
 _SAMPLE = 32
+_CRC_ROWS = 4096
 _DUPLICATES_SHOWN = 10
 
 
@@ -82,7 +83,7 @@ def _sampled_batches(
 def _check_batch(folder: Path, batch: tuple[int, int, int], vectors: MappedVectors) -> None:
     first, count, recorded = batch
     crc = 0
-    for _, rows in vectors.runs(first, first + count, count):
+    for _, rows in vectors.runs(first, first + count, _CRC_ROWS):
         crc = zlib.crc32(rows.data, crc)
     if crc != recorded:
         file = next(s.file for s in reversed(vectors.segments) if s.first <= first)

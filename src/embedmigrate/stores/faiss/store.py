@@ -108,7 +108,9 @@ class FaissStore:
         """The indexes found, in order of name. ``DamagedIndex`` for one that cannot be read."""
         if not self._path.is_dir():
             return
-        for folder in sorted(self._path.iterdir()):
+        with translated(self._path):
+            folders = sorted(self._path.iterdir())
+        for folder in folders:
             if _NAME.fullmatch(folder.name) and (folder / FILE).is_file():
                 with suppress(IndexGone):  # dropped since it was listed
                     yield _manifest(folder)

