@@ -101,13 +101,21 @@ def test_an_application_searches_a_sql_table_while_it_is_migrated(tmp_path: Path
 class Nights:
     """``nightly.sh`` as a scheduler runs it, and the pages that it sends."""
 
-    workspace: Workspace
+    project: Path
     programs: Path
+
+    @classmethod
+    def of(cls, project: Path, programs: Path, program: str) -> Nights:
+        programs.mkdir()
+        write_program(programs / "embedmigrate", program)
+        pages = shlex.quote(str(programs / "pages"))
+        write_program(programs / "page", f"printf '%s\\n' \"$1\" >>{pages}")
+        return cls(project, programs)
 
     def environment(self, **more: str) -> dict[str, str]:
         return {
             **os.environ,
-            "PROJECT": str(self.workspace.root),
+            "PROJECT": str(self.project),
             "EMBEDMIGRATE": str(self.programs / "embedmigrate"),
             "PAGE": str(self.programs / "page"),
             **more,
@@ -123,9 +131,6 @@ class Nights:
             check=False,
         )
 
-    def replace_program(self, text: str) -> None:
-        write_program(self.programs / "embedmigrate", text)
-
     @property
     def pages(self) -> list[str]:
         log = self.programs / "pages"
@@ -139,91 +144,96 @@ def write_program(path: Path, text: str) -> None:
 
 @pytest.fixture
 def nights(migrated: Workspace, tmp_path: Path) -> Nights:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    pages = shlex.quote(str(programs / "pages"))
-    write_program(programs / "page", f"printf '%s\\n' \"$1\" >>{pages}")
-    write_program(
-        programs / "embedmigrate", f'exec {shlex.quote(sys.executable)} -m embedmigrate "$@"'
-    )
-    return Nights(migrated, programs)
+    """The real program, and a project with a revision that is pending."""
+    program = f'exec {shlex.quote(sys.executable)} -m embedmigrate "$@"'
+    return Nights.of(migrated.root, tmp_path / "bin", program)
 
 
-def test_the_job_applies_what_is_pending_and_then_does_nothing(nights: Nights) -> None:
+def test_the_job_applies_what_is_pending_and_then_does_nothing(
+    nights: Nights, migrated: Workspace
+) -> None:
     assert nights.run().returncode == 0
-    assert nights.workspace.live() == "wordllama-64"
-    before = nights.workspace.snapshot()
+    assert migrated.live() == "wordllama-64"
+    before = migrated.snapshot()
 
     second = nights.run()
 
     assert (second.returncode, second.stdout) == (0, "nothing to do\n")
-    assert nights.workspace.snapshot() == before
+    assert migrated.snapshot() == before
     assert nights.pages == []
 
 
-def test_the_job_can_leave_the_switch_to_a_person(nights: Nights) -> None:
+def test_the_job_can_leave_the_switch_to_a_person(nights: Nights, migrated: Workspace) -> None:
     assert nights.run("--until", "ready").returncode == 0
 
-    status = nights.workspace.status()
+    status = migrated.status()
     assert (status["live"]["model"], status["shadow"]["state"]) == ("wordllama", "ready")
 
 
-def test_the_job_gives_way_to_another_runner(nights: Nights) -> None:
-    with Project(nights.workspace.settings) as project, project.locked(["articles"]):
+def test_the_job_gives_way_to_another_runner(nights: Nights, migrated: Workspace) -> None:
+    with Project(migrated.settings) as project, project.locked(["articles"]):
         night = nights.run()
 
     assert (night.returncode, nights.pages) == (0, [])
     assert "another runner works on 'articles'" in night.stderr
-    assert nights.workspace.live() == "wordllama"
+    assert migrated.live() == "wordllama"
 
 
-def test_the_job_pages_somebody_and_undoes_nothing_after_a_rollback(nights: Nights) -> None:
+def test_the_job_pages_somebody_and_undoes_nothing_after_a_rollback(
+    nights: Nights, migrated: Workspace
+) -> None:
     nights.run()
-    command.rollback(nights.workspace.settings, "articles", reason="worse on Russian")
+    command.rollback(migrated.settings, "articles", reason="worse on Russian")
 
     for night in (1, 2):
         assert nights.run().returncode == 3
         assert len(nights.pages) == night
         assert "status 3: a safety check refused" in nights.pages[-1]
-    assert nights.workspace.live() == "wordllama"
+    assert migrated.live() == "wordllama"
 
 
-def test_the_job_pages_somebody_when_the_configuration_is_broken(nights: Nights) -> None:
-    nights.workspace.edit_config("[embedmigrate]", "[embedmigrat]")
+def test_the_job_pages_somebody_when_the_configuration_is_broken(
+    nights: Nights, migrated: Workspace
+) -> None:
+    migrated.edit_config("[embedmigrate]", "[embedmigrat]")
 
     assert nights.run().returncode == 78
     (page,) = nights.pages
-    assert str(nights.workspace.root) in page and "status 78" in page
+    assert str(migrated.root) in page and "status 78" in page
 
 
-def test_a_job_that_is_terminated_checkpoints_and_the_next_one_resumes(nights: Nights) -> None:
-    workspace = nights.workspace
+def test_a_job_that_is_terminated_checkpoints_and_the_next_one_resumes(
+    nights: Nights, migrated: Workspace
+) -> None:
     nights.run()
-    workspace.edit_config("[embedmigrate]", "[embedmigrate]\nbatch_size = 2")
+    migrated.edit_config("[embedmigrate]", "[embedmigrate]\nbatch_size = 2")
     slow_model = '[models.fake-a]\nprovider = "hashing-not-a-model"\ndelay_ms = 300'
-    workspace.edit_config('[models.fake-a]\nprovider = "hashing-not-a-model"', slow_model)
-    command.pin(workspace.settings, "fake-a")
-    workspace.revision("fake-a")
+    migrated.edit_config('[models.fake-a]\nprovider = "hashing-not-a-model"', slow_model)
+    command.pin(migrated.settings, "fake-a")
+    migrated.revision("fake-a")
 
     with subprocess.Popen(
         [JOB / "nightly.sh"], env=nights.environment(), stderr=subprocess.PIPE, text=True
     ) as job:
-        wait_for(lambda: (workspace.status()["shadow"] or {}).get("done", 0), lambda done: done > 3)
+        wait_for(
+            lambda: (migrated.status()["shadow"] or {}).get("done", 0), lambda done: done > 3, 60
+        )
         job.send_signal(signal.SIGTERM)
         _, said = job.communicate(timeout=60)
 
     assert (job.returncode, nights.pages) == (0, [])
     assert "the next run carries on" in said
-    stopped = workspace.status()
+    stopped = migrated.status()
     assert stopped["live"]["model"] == "wordllama-64"
     assert 3 < stopped["shadow"]["done"] < 40
     assert nights.run().returncode == 0
-    assert workspace.live() == "fake-a"
+    assert migrated.live() == "fake-a"
 
 
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="needs the program timeout")
-def test_a_window_ends_the_job_and_its_status_still_counts(nights: Nights) -> None:
-    nights.replace_program("trap 'exit 7' TERM\nwhile :; do sleep 0.1; done")
+def test_a_window_ends_the_job_and_its_status_still_counts(tmp_path: Path) -> None:
+    program = "trap 'exit 7' TERM\nwhile :; do sleep 0.1; done"
+    nights = Nights.of(tmp_path, tmp_path / "bin", program)
 
     night = nights.run(WINDOW="1")
 
@@ -232,8 +242,9 @@ def test_a_window_ends_the_job_and_its_status_still_counts(nights: Nights) -> No
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 5, 6, 7, 75, 78, 137])
-def test_each_status_either_lets_people_sleep_or_says_why_not(nights: Nights, status: int) -> None:
-    nights.replace_program(f'test "$*" = "upgrade heads" && exit {status}')
+def test_each_status_either_lets_people_sleep_or_says_why_not(tmp_path: Path, status: int) -> None:
+    program = f'test "$*" = "upgrade heads" && exit {status}'
+    nights = Nights.of(tmp_path, tmp_path / "bin", program)
 
     night = nights.run("heads")
 

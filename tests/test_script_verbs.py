@@ -241,7 +241,7 @@ def test_a_revision_without_a_collection_is_an_empty_script(project: Workspace) 
     assert "op." not in text and text.count("pass") == 2
     assert f'down_revision = "{P1}"' in text
 
-    assert em(project, "upgrade", "papers@head").out.strip() != "nothing to do"
+    assert em(project, "upgrade", "papers@head").out == f"applied {P2}: moves nothing\n"
     assert applied(project) == {A1, P2}
     assert lives(project) == ("fake-a", "fake-a")
 
@@ -464,8 +464,10 @@ def test_a_step_that_moves_nothing_is_not_called_nothing(project: Workspace) -> 
     em(project, "upgrade")
     em(project, "merge", "heads", "--rev-id", "joined")
 
-    assert "joined" in em(project, "upgrade").out
+    assert em(project, "upgrade").out == "applied joined: moves nothing\n"
     assert em(project, "upgrade").out == "nothing to do\n"
+    assert em(project, "downgrade", A2).out == "undone joined: moves nothing\n"
+    assert applied(project) == {A2, P1}
 
 
 def test_a_rollback_that_would_take_another_collection_with_it_is_refused(
@@ -569,7 +571,7 @@ def test_upgrade_as_sql_says_what_sql_cannot_do_and_comments_everything_out(
     lines = answer.out.splitlines()
     assert "NOT A MIGRATION" in lines[0]
     assert all(line.startswith("--") for line in lines if line)
-    assert "re-embed articles with fake-b@" in answer.out
+    assert "reembed articles" in answer.out and "not possible in SQL" in answer.out
     assert project.snapshot() == before
 
 
@@ -601,6 +603,7 @@ def test_a_collection_that_fails_does_not_keep_the_other_from_cutting_over(
     answer = em(project, "upgrade", code=78)
 
     assert "papers.jsonl cannot be read" in answer.err
+    assert "articles: fake-b is live" in answer.out and "papers: failed: " in answer.out
     assert lives(project) == ("fake-b", "fake-a")
     assert applied(project) == {A2, P1}
 

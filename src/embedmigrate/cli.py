@@ -85,6 +85,17 @@ def _stop_is_fine(stop_ok: bool) -> Iterator[None]:
         click.echo(str(stopped), err=True)
 
 
+@contextmanager
+def _told_all_the_same(as_json: bool) -> Iterator[None]:
+    """Print what was done for some collections before the error of another one ends the command."""
+    try:
+        yield
+    except EmbedMigrateError as error:
+        if error.result is not None:
+            _print(as_json, error.result, _moved)
+        raise
+
+
 def _print(as_json: bool, result: Any, text: Callable[[Any], str]) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
@@ -314,10 +325,12 @@ def upgrade(
 
     settings = _settings(context)
     if sql:
+        if len(targets) > 1:
+            raise click.UsageError("--sql takes one target, or a range START:END")
         click.echo(_SQL_WARNING, err=True)
         _echo(command.upgrade_sql(settings, *(targets or ("heads",))))
         return
-    with _stop_is_fine(stop_ok):
+    with _stop_is_fine(stop_ok), _told_all_the_same(as_json):
         result = command.upgrade(
             settings,
             targets or ("heads",),
@@ -338,7 +351,7 @@ def cutover(context: click.Context, targets: tuple[str, ...], stop_ok: bool, as_
     """Cut over what `upgrade --until ready` prepared."""
     from embedmigrate import command
 
-    with _stop_is_fine(stop_ok):
+    with _stop_is_fine(stop_ok), _told_all_the_same(as_json):
         result = command.cutover(_settings(context), targets or ("heads",), **_working(context))
         _print(as_json, result, _moved)
 
@@ -537,26 +550,32 @@ def _filter(filters: tuple[str, ...]) -> dict[str, Any] | None:
 
 
 def _moved(result: dict[str, Any]) -> str:
-    if not result["collections"]:
-        return "nothing to do"
-    return "\n".join(
-        f"{entry['collection']}: {entry['model'].partition('@')[0]} "
-        f"{'is live' if entry['live'] else 'is ready'} in index {entry['index']}, "
-        f"generation {entry['generation']} ({entry['done']} documents, {entry['skipped']} skipped, "
-        f"{entry['embedded']} embedded)"
-        for entry in result["collections"]
-    )
+    lines, told = [], list[str]()
+    for entry in result["collections"]:
+        told += [entry["revision"], *entry["superseded"]]
+        model, state = entry["model"].partition("@")[0], "is live" if entry["live"] else "is ready"
+        lines.append(
+            f"{entry['collection']}: failed: {entry['error']}"
+            if entry["error"]
+            else f"{entry['collection']}: {model} {state} in index {entry['index']}, generation "
+            f"{entry['generation']} ({entry['done']} documents, {entry['skipped']} skipped, "
+            f"{entry['embedded']} embedded)"
+        )
+    lines += [f"applied {name}: moves nothing" for name in result["applied"] if name not in told]
+    return "\n".join(lines) or "nothing to do"
 
 
 def _went_back(result: dict[str, Any]) -> str:
-    return (
-        "\n".join(
-            f"{entry['collection']}: index {entry['live'] or 'none'} is live again, "
-            f"generation {entry['generation']}; undone: {', '.join(entry['undone'])}"
-            for entry in result["collections"]
+    lines, told = [], list[str]()
+    for entry in result["collections"]:
+        told += entry["undone"]
+        live = f"index {entry['live']} is live again" if entry["live"] else "nothing is live"
+        lines.append(
+            f"{entry['collection']}: {live}, generation {entry['generation']}; "
+            f"undone: {', '.join(entry['undone'])}"
         )
-        or "nothing to do"
-    )
+    lines += [f"undone {name}: moves nothing" for name in result["undone"] if name not in told]
+    return "\n".join(lines) or "nothing to do"
 
 
 def _planned(result: dict[str, Any]) -> str:
@@ -601,7 +620,11 @@ def _status(result: dict[str, Any]) -> str:
 def _verified(result: dict[str, Any]) -> str:
     return "\n".join(
         f"{entry['collection']} {entry['index']} I{finding['invariant']} {finding['title']}: "
-        f"{'holds' if finding['holds'] else 'DOES NOT HOLD'} {finding['measured']}"
+        f"{'holds' if finding['holds'] else 'DOES NOT HOLD'} ({_figures(finding['measured'])})"
         for entry in result["collections"]
         for finding in entry["invariants"]
     )
+
+
+def _figures(measured: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in measured.items())

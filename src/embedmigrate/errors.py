@@ -8,6 +8,9 @@ was expected, what to type next. The class decides the exit status of the comman
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class EmbedMigrateError(Exception):
     """Base of the tree; raised itself only for failures that fit no narrower class."""
@@ -27,6 +30,8 @@ class EmbedMigrateError(Exception):
         self.found = found
         self.expected = expected
         self.next_step = next_step
+        self.result: Mapping[str, Any] | None = None
+        """What a command did all the same for other collections, before it raised this."""
 
     def __str__(self) -> str:
         lines = [self.message]

@@ -7,6 +7,7 @@ then put in place in one assignment; the old one stays open until the last reade
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.records import IndexRecord, Route
 from embedmigrate.embedders.base import Embedder
-from embedmigrate.errors import EmbedMigrateError, IndexGone, ModelMismatch
+from embedmigrate.errors import IndexGone, ModelMismatch, StorageUnavailable
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.stores.base import IndexReader, Store
 
@@ -82,18 +83,29 @@ class RouteWatcher:
     def route(self) -> Route:
         """The route as it is now (SQLite), or as it was at most a second ago."""
         with self._lock:
-            if self._route is None or self._changed():
+            now, version = time.monotonic(), self._data_version()
+            if self._connection is None:
+                changed = now - self._read_at > ROUTE_CACHE_SECONDS
+            else:
+                changed = version != self._version
+            if self._route is None or changed:
                 with self._catalog.read() as connection:
                     self._route = routes.get(connection, self._collection)
-                self._read_at = time.monotonic()
+                # not before: a change that could not be read is still to be read
+                self._read_at, self._version = now, version
             return self._route
 
-    def _changed(self) -> bool:
+    def _data_version(self) -> int | None:
         if self._connection is None:
-            return time.monotonic() - self._read_at > ROUTE_CACHE_SECONDS
-        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        changed, self._version = version != self._version, version
-        return changed
+            return None
+        try:
+            row = self._connection.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error as error:
+            raise StorageUnavailable(
+                f"the catalog at {self._catalog.place} cannot be read now: {error}",
+                next_step="try again",
+            ) from error
+        return int(row[0])
 
     def close(self) -> None:
         with self._lock:
@@ -120,6 +132,7 @@ class Server:
         self._open: dict[str, OpenIndex] = {}
         self._embedders: dict[tuple[str, str], Embedder] = {}
         self._pair: Pair | None = None
+        self._generation = 0  # of the newest route that was seen here
         self._settled: Route | None = None  # the route that needs no more work here
         self._behind_since = 0.0
         self._closed = False
@@ -147,9 +160,7 @@ class Server:
     def _current(self) -> Pair:
         self._refuse_when_closed()
         route = self._watcher.route()
-        pair = self._pair
-        if route is not self._settled:
-            pair = self._move_to(route)
+        pair = self._pair if route is self._settled else self._move_to(route)
         if pair is None:
             raise IndexGone(
                 f"collection {self._collection!r} has no live index",
@@ -162,6 +173,9 @@ class Server:
         """Put the live index of ``route`` in place as soon as it is open here."""
         with self._lock:
             self._refuse_when_closed()
+            if route.generation < self._generation:
+                return self._pair  # the caller slept since it had read the route
+            self._generation = route.generation
             live, wanted = route.live_index, (route.live_index, route.candidate_index)
             if live is None:
                 self._pair = None
@@ -205,7 +219,7 @@ class Server:
                     if name is not None:
                         self._opened(name)
                 self._move_to(route)
-            except EmbedMigrateError as error:
+            except Exception as error:  # of whatever kind: without this thread nothing is opened
                 if not self._closed:
                     _log.warning("%s: the next index is not open yet: %s", self._collection, error)
                     time.sleep(RETRY_SECONDS)

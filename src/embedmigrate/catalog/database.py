@@ -49,16 +49,15 @@ class Catalog:
             raise
 
     def _open(self, create: bool) -> str:
+        file = _sqlite_file(self.engine.url)
+        if not create and file is not None and not file.exists():
+            raise self._missing()  # connecting would make an empty file
         with self.read() as connection:
             exists = sa.inspect(connection).has_table(schema.catalog.name)
             found = connection.execute(sa.select(schema.catalog)).first() if exists else None
         if found is None:
             if not create:
-                raise UnknownCatalog(
-                    f"there is no catalog at {self.place}",
-                    expected="a catalog that an upgrade made",
-                    next_step="embedmigrate upgrade, or correct `catalog` in the configuration",
-                )
+                raise self._missing()
             return self._create()
         if found.schema_version > schema.SCHEMA_VERSION:
             raise UnknownCatalog(
@@ -68,6 +67,13 @@ class Catalog:
                 next_step="pip install --upgrade embedmigrate",
             )
         return str(found.catalog_id)
+
+    def _missing(self) -> UnknownCatalog:
+        return UnknownCatalog(
+            f"there is no catalog at {self.place}",
+            expected="a catalog that an upgrade made",
+            next_step="embedmigrate upgrade, or correct `catalog` in the configuration",
+        )
 
     def _create(self) -> str:
         with self.write() as connection:

@@ -78,7 +78,7 @@ def downgrade(
                 alembic.command.downgrade(environment.config, target)
             for collection in sorted(moving | unsettled):
                 project.settle(collection, leases[collection])
-        return _describe(project, plans)
+        return _result(_describe(project, plans), [step.revision for step in steps])
 
 
 def rollback(
@@ -102,14 +102,16 @@ def rollback(
         settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
     ) as project:
         if half_done := _finish_last(project, collection):
-            return {"schema": 1, "collections": [half_done]}
+            return _result([half_done], half_done["undone"])
         block = _last_block(project, collection)
         base = block[-1].down_revision
         if _has_scripts(settings, block):
+            target = base if base is not None else f"{collection}@base"
+            _refuse_company(project, collection, target)
             project.close()
             return downgrade(
                 settings,
-                base if base is not None else f"{collection}@base",
+                target,
                 reason=reason,
                 now=now,
                 rebuild=rebuild,
@@ -124,10 +126,25 @@ def rollback(
                 project, plans[0], leases[collection], base, _reason(reason, now=now)
             )
             project.settle(collection, leases[collection])
-        return _describe(project, plans)
+        return _result(_describe(project, plans), [record.revision for record in block])
 
 
 # -- what is undone ---------------------------------------------------------------------------
+
+
+def _refuse_company(project: Project, collection: str, target: str) -> None:
+    """``Irreversible`` when a rollback of one collection would undo cut-overs of others."""
+    scripts = Environment(project.settings).scripts()
+    steps = pending_downgrades(scripts, project.applied_heads(), target)
+    moving = {step.operation.collection for step in steps if step.operation is not None}
+    if others := moving - {collection}:
+        raise Irreversible(
+            f"a rollback of {collection!r} would take other collections back with it",
+            found=f"later revisions of {', '.join(sorted(others))} on the branch that was merged",
+            expected=f"revisions of {collection!r} alone",
+            next_step=f"embedmigrate downgrade {target}, if all of them shall go back; else a "
+            f"forward revision: embedmigrate revision --collection {collection} --to …",
+        )
 
 
 def _refuse_ambiguous(settings: Settings, target: str, heads: tuple[str, ...]) -> None:
@@ -327,7 +344,11 @@ def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:
     }
 
 
-def _describe(project: Project, plans: Sequence[Downgrade]) -> dict[str, Any]:
+def _result(entries: list[dict[str, Any]], undone: Sequence[str]) -> dict[str, Any]:
+    return {"schema": 1, "collections": entries, "undone": list(undone)}
+
+
+def _describe(project: Project, plans: Sequence[Downgrade]) -> list[dict[str, Any]]:
     entries = []
     with project.catalog.read() as connection:
         for plan in plans:
@@ -346,4 +367,4 @@ def _describe(project: Project, plans: Sequence[Downgrade]) -> dict[str, Any]:
                     "reason": None if run is None else run.reason,
                 }
             )
-    return {"schema": 1, "collections": entries}
+    return entries

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from embedmigrate.catalog import indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexState, RunRecord
-from embedmigrate.command.project import Project
+from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.job import Reporter, StopSignal
@@ -49,8 +49,11 @@ def upgrade(
     Every collection that moves is brought to ``ready`` first; then Alembic walks the scripts and
     each step commits its route and its version row together. ``until_ready`` stops before the walk,
     ``again`` is the reason to redo what a person rolled back, ``only_ready`` refuses to embed.
-    Returns what each collection did. With nothing pending, nothing is written.
+    Returns what each collection did, and the revisions that were applied. With nothing pending,
+    nothing is written. When some collections fail, the others are moved all the same; the gravest
+    error is raised, and its ``result`` is what would have been returned.
     """
+    targets = branch_targets(settings, targets)
     scripts = Environment(settings).scripts()
     refuse_forks(scripts)
     with Project(
@@ -66,7 +69,6 @@ def upgrade(
         _ensure_collections(project, moving)
         if only_ready:
             _refuse_unprepared(project, upgrades)
-        done: list[dict[str, Any]] = []
         with project.locked(moving | unsettled) as leases:
             upgrades = _pending(project, scripts, targets)  # somebody may have been faster
             if not {upgrade.collection for upgrade in upgrades} <= moving:
@@ -77,14 +79,18 @@ def upgrade(
             for collection in sorted(unsettled):
                 project.settle(collection, leases[collection])
             prepared, failed = _prepare_all(project, upgrades, leases, again)
+            applied: list[str] = []
             if not until_ready:
-                _walk(project, scripts, targets, upgrades, leases, prepared, failed)
+                applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
                 for collection in prepared:
                     project.settle(collection, leases[collection])
-            done = [_describe(project, upgrade, prepared) for upgrade in upgrades]
+            done = [_describe(project, upgrade, prepared, failed) for upgrade in upgrades]
+        result = {"schema": 1, "collections": done, "applied": applied}
         if failed:
-            raise _most_severe(failed)
-        return {"schema": 1, "collections": done}
+            error = _most_severe(failed)
+            error.result = result if prepared else None
+            raise error
+        return result
 
 
 def cutover(
@@ -211,8 +217,12 @@ def _walk(
     leases: Mapping[str, Lease],
     prepared: Mapping[str, RunRecord],
     failed: Mapping[str, EmbedMigrateError],
-) -> None:
-    """Let Alembic apply the scripts, except for heads that need a collection that failed."""
+) -> list[str]:
+    """Let Alembic apply the scripts, except for heads that need a collection that failed.
+
+    Returns the revisions that were applied.
+    """
+    applied: list[str] = []
     handler = UpgradeWalk(upgrades, leases, prepared)
     environment = Environment(
         project.settings, project.catalog, handler=handler, on_step=handler.on_step
@@ -223,6 +233,8 @@ def _walk(
         if steps and not needed & failed.keys():
             with script_errors():
                 alembic.command.upgrade(environment.config, target)
+            applied += [step.revision for step in steps]
+    return applied
 
 
 def _single_targets(scripts: ScriptDirectory, targets: Sequence[str]) -> list[str]:
@@ -233,12 +245,16 @@ def _single_targets(scripts: ScriptDirectory, targets: Sequence[str]) -> list[st
 
 
 def _describe(
-    project: Project, upgrade: Upgrade, prepared: Mapping[str, RunRecord]
+    project: Project,
+    upgrade: Upgrade,
+    prepared: Mapping[str, RunRecord],
+    failed: Mapping[str, EmbedMigrateError],
 ) -> dict[str, Any]:
     with project.catalog.read() as connection:
         route = routes.get(connection, upgrade.collection)
         run = prepared.get(upgrade.collection)
         latest = runs.get(connection, run.id) if run is not None else None
+    error = failed.get(upgrade.collection)
     return {
         "collection": upgrade.collection,
         "revision": upgrade.transition.revision,
@@ -246,6 +262,7 @@ def _describe(
         "model": upgrade.transition.spec.model.reference,
         "index": None if latest is None else latest.index_name,
         "state": "failed" if latest is None else latest.state,
+        "error": None if error is None else error.message,
         "live": latest is not None and route.live_index == latest.index_name,
         "generation": route.generation,
         "total": 0 if latest is None else latest.total,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import sqlalchemy as sa
@@ -110,3 +110,8 @@ class Project:
 
 version_table = sa.table(VERSION_TABLE, sa.column("version_num", sa.String(32)))
 """Alembic's version table, for the one write that happens without Alembic."""
+
+
+def branch_targets(settings: Settings, targets: Sequence[str]) -> list[str]:
+    """Targets in Alembic's grammar, where the bare name of a collection stands for its head."""
+    return [f"{name}@head" if name in settings.collections else name for name in targets]

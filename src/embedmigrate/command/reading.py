@@ -12,7 +12,7 @@ from embedmigrate import resolve
 from embedmigrate.catalog import indexes, locks, routes, runs
 from embedmigrate.catalog.records import IndexRecord, IndexState, RunState
 from embedmigrate.collection import Collection
-from embedmigrate.command.project import Project
+from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
@@ -39,6 +39,7 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
     """
     scripts = Environment(settings).scripts()
     refuse_forks(scripts)
+    targets = branch_targets(settings, targets)
     project = Project.if_any(settings)
     heads: tuple[str, ...] = ()
     if project is not None:
