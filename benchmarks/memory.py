@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 from embedmigrate import command
@@ -56,8 +55,7 @@ def measure(texts: Path, size: int) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "embedmigrate.toml").write_text(CONFIGURATION, "utf-8")
-        with texts.open("rb") as lines, (root / "texts.jsonl").open("wb") as chosen:
-            chosen.writelines(islice(lines, size))
+        choose(texts, size, root / "texts.jsonl")
         command.init(Path("migrations"), root=root)
         settings = load_settings(root / "embedmigrate.toml")
         command.pin(settings, "wordllama")
@@ -73,6 +71,20 @@ def measure(texts: Path, size: int) -> tuple[float, int]:
         if process.returncode:
             sys.exit(f"the migration of {size} documents failed")
         return time.perf_counter() - started, peak
+
+
+def choose(texts: Path, size: int, chosen: Path) -> None:
+    """Write ``size`` lines of ``texts``, evenly spaced: every size has texts of the same lengths."""
+    with texts.open("rb") as lines:
+        total = sum(1 for _ in lines)
+    if total < size:
+        sys.exit(f"{texts} has {total} lines, fewer than {size}")
+    with texts.open("rb") as lines, chosen.open("wb") as file:
+        file.writelines(
+            line
+            for number, line in enumerate(lines)
+            if (number + 1) * size // total > number * size // total
+        )
 
 
 def anonymous_kilobytes(pid: int) -> int:

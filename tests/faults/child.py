@@ -112,6 +112,7 @@ def _say(text: str) -> None:
 
 def _send(name: str) -> None:
     os.kill(os.getpid(), signal.Signals[name])
+    time.sleep(0.2)  # SIGSTOP takes hold of a process a moment after it was sent
 
 
 def _fail(number: int) -> None:

@@ -89,22 +89,28 @@ def renew(connection: Connection, lease: Lease) -> None:
         .values(heartbeat_at=time.time())
     )
     if held.rowcount != 1:
-        raise FencedOut(
-            f"the lock on {lease.collection!r} is no longer held by this process",
-            found="a later epoch",
-            expected=f"epoch {lease.epoch}",
-            next_step="look at `embedmigrate status`; the other runner carries on",
-        )
+        raise lost(lease)
 
 
-def release(catalog: Catalog, lease: Lease) -> None:
-    """Give the lock back; a lease that was lost is left alone."""
+def lost(lease: Lease) -> FencedOut:
+    """The error of a runner that another one has taken over from."""
+    return FencedOut(
+        f"the lock on {lease.collection!r} is no longer held by this process",
+        found="a later epoch",
+        expected=f"epoch {lease.epoch}",
+        next_step="look at `embedmigrate status`; the other runner carries on",
+    )
+
+
+def release(catalog: Catalog, lease: Lease) -> bool:
+    """Give the lock back; False, and nothing is changed, when it was lost."""
     with catalog.write() as connection:
-        connection.execute(
+        released = connection.execute(
             schema.lock.update()
             .where(_lock.collection == lease.collection, _lock.epoch == lease.epoch)
             .values(owner=None)
         )
+        return released.rowcount == 1
 
 
 def holder(connection: Connection, collection: str) -> str | None:
@@ -123,6 +129,7 @@ def _describe_this_process() -> str:
         {
             "host": socket.gethostname(),
             "boot": _boot_id(),
+            "namespace": _pid_namespace(),
             "pid": pid,
             "started": _process_start(pid),
             "nonce": os.urandom(8).hex(),
@@ -138,7 +145,8 @@ def _for_people(owner: str) -> str:
 def _may_live(owner: str) -> bool:
     """False only when the owner is known to be dead: this machine, and no such process."""
     facts = json.loads(owner)
-    if facts["host"] != socket.gethostname() or facts["boot"] != _boot_id():
+    here = (socket.gethostname(), _boot_id(), _pid_namespace())
+    if (facts["host"], facts["boot"], facts["namespace"]) != here:
         return True
     try:
         os.kill(facts["pid"], 0)
@@ -153,6 +161,13 @@ def _may_live(owner: str) -> bool:
 def _boot_id() -> str | None:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return None
+
+
+def _pid_namespace() -> str | None:
+    """Containers may share a host's name, and count their processes apart."""
+    with suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
     return None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from embedmigrate.errors import Refused
+from embedmigrate.errors import Refused, StorageUnavailable
 from embedmigrate.sources.base import NO_TEXT, DocumentState, Source
 from embedmigrate.stores.base import IndexReader, StoredState
 
@@ -66,9 +66,10 @@ class Diff:
         if self._source.bytewise:
             yield from self._merge(self._source.states())
             return
-        self._work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._work_dir, prefix="diff-") as folder:
-            yield from self._merge(_sorted_by_id(self._source.states(), Path(folder)))
+        with temporary_space():
+            self._work_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._work_dir, prefix="diff-") as folder:
+                yield from self._merge(_sorted_by_id(self._source.states(), Path(folder)))
 
     def _merge(self, states: Iterator[DocumentState]) -> Iterator[Difference]:
         counts = self.comparison
@@ -105,6 +106,18 @@ class Diff:
                 self.comparison.index += 1
                 yield state
             previous = state.id
+
+
+@contextmanager
+def temporary_space() -> Iterator[None]:
+    """Turn what a full disk does to temporary files into ``StorageUnavailable``."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise StorageUnavailable(
+            f"a temporary file cannot be written: {error}",
+            next_step="make room, or set TMPDIR; then run the same command again",
+        ) from error
 
 
 def refuse_mass_delete(collection: str, orphans: int, indexed: int) -> None:

@@ -17,7 +17,13 @@ from embedmigrate.catalog.journal import Entry
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.engine.backfill import rows_of
-from embedmigrate.engine.diff import Comparison, Diff, Difference, refuse_mass_delete
+from embedmigrate.engine.diff import (
+    Comparison,
+    Diff,
+    Difference,
+    refuse_mass_delete,
+    temporary_space,
+)
 from embedmigrate.engine.embedding import embed_documents
 from embedmigrate.engine.job import Job
 from embedmigrate.sources.base import Document, Source
@@ -62,6 +68,7 @@ def note_differences(job: Job, lease: Lease, source: Source, index: str) -> Note
     remembered: set[Difference] = set()
     with (
         closing(job.store.reader(index)) as reader,
+        temporary_space(),
         tempfile.TemporaryFile("w+", encoding="utf-8") as found,
     ):
         diff = Diff(source, reader, job.work_dir)

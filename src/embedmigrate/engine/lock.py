@@ -30,7 +30,9 @@ def held(job: Job) -> Iterator[Lease]:
     finally:
         over.set()
         heartbeat.join()
-        locks.release(job.catalog, lease)
+        released = locks.release(job.catalog, lease)
+    if not released:  # what was done last may have been done by the other runner
+        raise locks.lost(lease)
 
 
 def _beat(job: Job, lease: Lease, over: threading.Event) -> None:

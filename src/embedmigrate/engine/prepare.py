@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from embedmigrate.catalog import indexes, routes, runs
+from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import STICKY, IndexRecord, IndexState, RunRecord, RunState
 from embedmigrate.engine.backfill import backfill
@@ -113,8 +113,11 @@ def check_leaves(job: Job, transition: Transition) -> None:
 def _refuse_sticky(job: Job, transition: Transition, again: str | None) -> None:
     with job.catalog.read() as connection:
         last = runs.latest(connection, job.collection, revision=transition.revision)
-    if last is not None and last.state in STICKY and again is None:
-        raise sticky(last)
+        if last is None or last.state not in STICKY or again is not None:
+            return
+        undone = events.last(connection, job.collection, last.state, run_id=last.id)
+    assert undone is not None  # written together with the state
+    raise sticky(last, undone["actor"], undone["at"])
 
 
 def _open_run(
@@ -136,13 +139,13 @@ def _open_run(
         return runs.create(connection, lease, transition.revision, index.name, again), index
 
 
-def sticky(run: RunRecord) -> StickyState:
+def sticky(run: RunRecord, actor: str, at: float) -> StickyState:
     """The refusal to do again what a person undid."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started_at))
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
     return StickyState(
         f"revision {run.revision} of {run.collection!r} was "
         f"{run.state.replace('_', ' ')} by a person",
-        found=f"{run.actor}, run started {when}: {run.reason or 'no reason given'}",
+        found=f"{actor}, {when}: {run.reason or 'no reason given'}",
         expected="a person's decision to try again",
         next_step=f'embedmigrate upgrade {run.revision} --again "reason"',
     )

@@ -1,0 +1,226 @@
+"""Writes docs/cli.md: what ``--help`` prints, exit codes and JSON documents.
+
+    python docs/generate_cli.py
+
+A test compares the file with what the program prints, and the shapes below with what it answers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedmigrate.cli import cli
+
+PATH = Path(__file__).with_name("cli.md")
+_WIDTH = 80
+
+_INTRODUCTION = """\
+# Commands
+
+This file is made by `docs/generate_cli.py` from what `embedmigrate --help` prints.
+
+Results go to standard output, progress and errors to standard error. Every command that reports
+takes `--json` and prints one JSON document then; everything else of it stays on standard error.
+`python -m embedmigrate` is the same program.
+
+Alembic's verbs keep Alembic's grammar. The default target is `heads`. Each collection is a branch
+with its own label, so that `articles@head`, `articles@+1` and `articles@-1` name its revisions; for
+`upgrade`, `cutover` and `plan` the bare name of a collection stands for its head. The beginning of a
+revision id is enough where it is unique.
+
+An error says what was found, what was expected and which command to type next:
+
+```text
+error: revision 3f9c2a1b77d0 of 'articles' was rolled back by a person
+  found:    ada@search-1, 2025-03-01 08:12:40 UTC: worse on long queries
+  expected: a person's decision to try again
+  next:     embedmigrate upgrade 3f9c2a1b77d0 --again "reason"
+```
+
+## Exit codes
+
+| code | means |
+| --- | --- |
+| 0 | done, or nothing to do; stopped where asked (`--until`) |
+| 1 | unexpected failure |
+| 2 | usage; unknown collection or revision, ambiguous id |
+| 3 | refused by a safety check; `check` or `verify` found a difference |
+| 6 | documents that could not be embedded stop the cut-over |
+| 7 | stopped by SIGTERM or Ctrl-C: the same command resumes (`--stop-ok` makes it 0) |
+| 75 | temporary, try again later: another runner, a full disk, a busy catalog |
+| 78 | configuration or script that cannot be loaded; references that are not pinned |
+
+With several collections, one that fails does not keep the others from moving. The command ends with
+the gravest code that occurred: 2 or 78, then 1, 3, 6, 7, 75, 0. What was done for the others is
+printed all the same.
+
+## Options of the program
+
+They stand before the command: `embedmigrate -q upgrade`.
+"""
+
+_INDEX = {"index": "articles-0002", "fingerprint": "98efcc79…", "model": "minilm"}
+_WENT_BACK: dict[str, Any] = {
+    "schema": 1,
+    "collections": [
+        {
+            "collection": "articles",
+            "undone": ["3f9c2a1b77d0"],
+            "live": "articles-0001",
+            "generation": 3,
+            "reason": "worse on long queries",
+        }
+    ],
+    "undone": ["3f9c2a1b77d0"],
+}
+_MOVED: dict[str, Any] = {
+    "schema": 1,
+    "collections": [
+        {
+            "collection": "articles",
+            "revision": "3f9c2a1b77d0",
+            "superseded": [],
+            "model": "minilm@98efcc79…",
+            "index": "articles-0002",
+            "state": "ready",
+            "error": None,
+            "live": True,
+            "generation": 2,
+            "total": 600,
+            "done": 598,
+            "skipped": 2,
+            "embedded": 596,
+        }
+    ],
+    "applied": ["3f9c2a1b77d0"],
+}
+
+JSON: dict[str, dict[str, Any]] = {
+    "cutover": _MOVED,
+    "upgrade": _MOVED,
+    "downgrade": _WENT_BACK,
+    "rollback": _WENT_BACK,
+    "status": {
+        "schema": 1,
+        "collections": [
+            {
+                "collection": "articles",
+                "live": {**_INDEX, "generation": 2, "documents": 598},
+                "shadow": {
+                    **_INDEX,
+                    "state": "backfilling",
+                    "revision": "8d21b0c4e5f6",
+                    "done": 512,
+                    "skipped": 0,
+                    "failed": 0,
+                    "total": 600,
+                    "embedded": 512,
+                    "reason": None,
+                },
+                "retained": [{**_INDEX, "retained_at": 1740794413.2}],
+                "revision": "3f9c2a1b77d0",
+                "runner": "process 4711 on search-1",
+            }
+        ],
+    },
+    "plan": {
+        "schema": 1,
+        "collections": [
+            {
+                "collection": "articles",
+                "revision": "3f9c2a1b77d0",
+                "superseded": [],
+                "source": "54d8b5fe…",
+                "target": "minilm@98efcc79…",
+                "factory": "Flat",
+                "documents": 600,
+                "vector_bytes": 921600,
+            }
+        ],
+    },
+    "verify": {
+        "schema": 1,
+        "holds": True,
+        "collections": [
+            {
+                "collection": "articles",
+                "index": "articles-0002",
+                "holds": True,
+                "invariants": [
+                    {
+                        "invariant": 2,
+                        "title": "no resurrection",
+                        "holds": True,
+                        "measured": {"orphan": 0},
+                    }
+                ],
+            }
+        ],
+    },
+    "check": {
+        "schema": 1,
+        "agrees": False,
+        "collections": [
+            {"collection": "articles", "differences": ["revision 3f9c2a1b77d0 is pending"]}
+        ],
+    },
+    "contract": {
+        "schema": 1,
+        "collections": [{"collection": "articles", "dropped": ["articles-0001"]}],
+    },
+    "search": {
+        "schema": 1,
+        "collection": "articles",
+        "generation": 2,
+        "model": "minilm",
+        "fingerprint": "98efcc79…",
+        "index": "articles-0002",
+        "hits": [{"id": "4983", "score": 0.7313, "metadata": {"topic": "law"}}],
+    },
+    "pin": {
+        "schema": 1,
+        "name": "minilm",
+        "reference": "minilm@98efcc79…",
+        "path": "migrations/models/minilm.98efcc79….json",
+        "changed": True,
+        "model": {"name": "minilm", "…": "the identity in full"},
+    },
+    "list-templates": {
+        "schema": 1,
+        "templates": [{"name": "default", "description": "Migration scripts of …"}],
+    },
+}
+"""An example of the document that each command prints with ``--json``."""
+
+
+def help_of(path: tuple[str, ...] = ()) -> str:
+    """What ``embedmigrate PATH --help`` prints in a terminal of 80 columns."""
+    command: click.Command = cli
+    options = cli.context_settings["help_option_names"]
+    context = click.Context(
+        cli, info_name="embedmigrate", terminal_width=_WIDTH, help_option_names=options
+    )
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+        context = click.Context(command, parent=context, info_name=name, terminal_width=_WIDTH)
+    return command.get_help(context)
+
+
+def render() -> str:
+    """The whole of docs/cli.md."""
+    parts = [_INTRODUCTION, f"```text\n{help_of()}\n```\n"]
+    for name in sorted(cli.commands):
+        parts.append(f"## {name}\n\n```text\n{help_of((name,))}\n```\n")
+        if name in JSON:
+            example = json.dumps(JSON[name], indent=2, ensure_ascii=False)
+            parts.append(f"With `--json`:\n\n```json\n{example}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PATH.write_text(render(), "utf-8")
