@@ -74,7 +74,7 @@ def measure(texts: Path, size: int) -> tuple[float, int]:
 
 
 def choose(texts: Path, size: int, chosen: Path) -> None:
-    """Write ``size`` lines of ``texts``, evenly spaced: every size has texts of the same lengths."""
+    """Write ``size`` lines of ``texts``, evenly spaced, so that every size has the same mix."""
     with texts.open("rb") as lines:
         total = sum(1 for _ in lines)
     if total < size:

@@ -29,8 +29,8 @@ takes `--json` and prints one JSON document then; everything else of it stays on
 
 Alembic's verbs keep Alembic's grammar. The default target is `heads`. Each collection is a branch
 with its own label, so that `articles@head`, `articles@+1` and `articles@-1` name its revisions; for
-`upgrade`, `cutover` and `plan` the bare name of a collection stands for its head. The beginning of a
-revision id is enough where it is unique.
+`upgrade`, `cutover` and `plan` the bare name of a collection stands for its head. Where it is unique,
+the beginning of a revision id is enough.
 
 An error says what was found, what was expected and which command to type next:
 

@@ -244,3 +244,17 @@ def test_a_later_script_that_fails_does_not_undo_an_earlier_cut_over(migrated: W
     with pytest.raises(EmbedMigrateError):
         migrated.upgrade()
     assert migrated.live() == "wordllama-64"
+
+
+def test_another_query_prompt_is_a_revision_of_its_own(migrated: Workspace) -> None:
+    migrated.edit_config("[models.wordllama]", '[models.wordllama]\nquery_prompt = "question: "')
+    command.pin(migrated.settings, "wordllama")
+    migrated.upgrade()
+
+    migrated.revision("wordllama", "ask with a prompt")
+    migrated.upgrade()
+
+    assert command.check(migrated.settings)["agrees"]
+    with Collection.open("articles", migrated.settings) as articles, articles.route() as route:
+        assert route.model.query_prompt == "question: "
+        assert (route.embed_query("stars") != route._embedder.embed_documents(["stars"])[0]).any()

@@ -130,7 +130,7 @@ _rebuild = click.option(
 # -- setting up -------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Make a scripts folder and a configuration.")
 @click.argument("directory", default="migrations", type=click.Path(path_type=Path))
 @click.option("-t", "--template", default="default", show_default=True, help="Template to copy.")
 def init(directory: Path, template: str) -> None:
@@ -394,7 +394,7 @@ def downgrade(
     _print(as_json, result, _went_back)
 
 
-@cli.command()
+@cli.command(short_help="Undo the last cut-over of COLLECTION.")
 @click.argument("collection")
 @_reason
 @_now
@@ -468,7 +468,7 @@ def status(context: click.Context, as_json: bool) -> None:
     _print(as_json, command.status(_settings(context)), _status)
 
 
-@cli.command()
+@cli.command(short_help="Is this index whole? Exit 3 if not.")
 @click.argument("collection", required=False)
 @click.option("--index", help="Index to verify. Default: the live one.")
 @_json

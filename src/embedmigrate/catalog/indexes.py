@@ -110,7 +110,7 @@ def reusable(connection: Connection, collection: str, spec: IndexSpec) -> IndexR
     rows = of_collection(
         connection, collection, IndexState.BUILDING, IndexState.READY, IndexState.RETAINED
     )
-    return next((row for row in reversed(rows) if row.spec_digest == spec.digest), None)
+    return next((row for row in reversed(rows) if row.spec.answers_like(spec)), None)
 
 
 def known_names(connection: Connection) -> set[str]:

@@ -18,7 +18,7 @@ from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
 from embedmigrate.engine.verify import Finding
 from embedmigrate.engine.verify import verify as verify_index
-from embedmigrate.errors import EmbedMigrateError, IndexGone
+from embedmigrate.errors import EmbedMigrateError, IndexGone, UsageError
 from embedmigrate.migration.environment import Environment
 from embedmigrate.migration.plan import plan_upgrade, spec_of
 from embedmigrate.migration.recorder import (
@@ -55,7 +55,7 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
                 "collection": upgrade.collection,
                 "revision": upgrade.transition.revision,
                 "superseded": list(upgrade.superseded),
-                "source": upgrade.transition.leaves,
+                "source": upgrade.source_reference,
                 "target": spec.model.reference,
                 "factory": spec.factory,
                 "documents": documents,
@@ -159,6 +159,8 @@ def verify(
 
     The result's ``holds`` says whether all of them hold.
     """
+    if index is not None and collection is None:
+        raise UsageError("--index needs the collection", next_step="embedmigrate verify COLLECTION")
     names = [collection] if collection is not None else sorted(settings.collections)
     entries = []
     with Project(settings, reporter=reporter) as project:
@@ -169,9 +171,16 @@ def verify(
                 known = {record.name: record for record in indexes.of_collection(connection, name)}
             if chosen is None and collection is None:
                 continue
-            if chosen not in known:
+            if chosen is None:
                 raise IndexGone(
-                    f"{name!r} has no index {chosen or 'that is live'}",
+                    f"{name!r} has no live index",
+                    expected="a first index",
+                    next_step="embedmigrate upgrade",
+                )
+            if chosen not in known:
+                raise UsageError(
+                    f"{name!r} has no index {chosen!r}",
+                    found=chosen,
                     expected=", ".join(known) or "a first index",
                     next_step="embedmigrate status",
                 )

@@ -22,6 +22,7 @@ from embedmigrate.migration.environment import (
     Environment,
     script_errors,
 )
+from embedmigrate.migration.plan import spec_of
 from embedmigrate.migration.recorder import all_reembeddings, record, refuse_forks
 from embedmigrate.migration.rendering import render
 from embedmigrate.migration.walk import OfflineWalk
@@ -57,8 +58,8 @@ def revision(
     else:
         refuse_forks(scripts, [collection])
         spec = _wanted_spec(settings, collection, to)
-        source = _last_target(scripts, collection)
-        if source is not None and source.digest == spec.digest:
+        source = _last_target(settings, scripts, collection)
+        if source is not None and source.answers_like(spec):
             raise UsageError(
                 f"{collection!r} already moves to {spec.model.reference} with this recipe",
                 found="the same model, recipe, factory and metric as the last revision",
@@ -120,20 +121,14 @@ def _wanted_spec(settings: Settings, collection: str, to: str | None) -> IndexSp
     )
 
 
-def _last_target(scripts: ScriptDirectory, collection: str) -> IndexSpec | None:
-    """What the last revision of a collection makes, apart from the kind of its store."""
+def _last_target(settings: Settings, scripts: ScriptDirectory, collection: str) -> IndexSpec | None:
+    """What the last revision of a collection makes."""
     steps = all_reembeddings(scripts).get(collection, [])
     if not steps:
         return None
     operation = steps[-1].reembed
     assert operation is not None
-    return IndexSpec(
-        model=operation.target,
-        recipe=operation.recipe,
-        store_kind="faiss",
-        factory=operation.factory,
-        metric=operation.metric,
-    )
+    return spec_of(settings, operation)
 
 
 def merge(

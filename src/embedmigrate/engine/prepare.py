@@ -127,7 +127,7 @@ def _open_run(
         last = runs.latest(connection, job.collection, revision=transition.revision)
         if last is not None and last.state not in STICKY:
             index = indexes.get(connection, last.index_name)
-            resumable = index.spec_digest == transition.spec.digest and index.state in (
+            resumable = index.spec.answers_like(transition.spec) and index.state in (
                 IndexState.BUILDING,
                 IndexState.READY,
                 IndexState.RETAINED,

@@ -34,6 +34,7 @@ class ReembedOp(MigrateOperation):
     ) -> None:
         self.collection = collection
         self.source = None if source is None else _pinned(source)
+        self.source_reference = source
         self.target = _of_type("target", target, EmbeddingModel)
         self.recipe = _of_type("recipe", recipe, Recipe)
         self.factory = _of_type("factory", factory, str)
@@ -53,7 +54,7 @@ class ReembedOp(MigrateOperation):
             )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
-        return ("reembed", self.collection, self.source, self.target.reference)
+        return ("reembed", self.collection, self.source_reference, self.target.reference)
 
 
 class RollbackOp(MigrateOperation):

@@ -23,6 +23,8 @@ class Upgrade:
     transition: Transition
     """The last pending re-embedding, leaving what is live now."""
     down_revision: str | None
+    source_reference: str | None
+    """``name@fingerprint`` of the model that it leaves, for people."""
     superseded: tuple[str, ...] = ()
     """Pending re-embeddings before it: their rows are written, nothing is built for them."""
 
@@ -94,6 +96,7 @@ def plan_upgrade(settings: Settings, steps: Sequence[RecordedStep]) -> list[Upgr
                     leaves=chain.steps[0][1].source,
                 ),
                 down_revision=last_step.down_revision,
+                source_reference=chain.steps[0][1].source_reference,
                 superseded=tuple(step.revision for step, _ in chain.steps[:-1]),
             )
         )

@@ -25,6 +25,10 @@ class IndexSpec(BaseModel):
     metric: Metric = "cosine"
     dtype: Literal["float32"] = Field(default="float32")
 
+    def answers_like(self, other: IndexSpec) -> bool:
+        """Whether an index of this spec can stand for one of ``other``, its query side included."""
+        return self.digest == other.digest and self.model.query_side == other.model.query_side
+
     @property
     def digest(self) -> str:
         """Fingerprint of the spec; the model takes part through its space alone."""
