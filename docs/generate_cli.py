@@ -16,7 +16,7 @@ import click
 from embedmigrate.cli import cli
 
 PATH = Path(__file__).with_name("cli.md")
-_WIDTH = 80
+_WIDTH = 78  # what click uses in a terminal of 80 columns
 
 _INTRODUCTION = """\
 # Commands
@@ -28,9 +28,9 @@ takes `--json` and prints one JSON document then; everything else of it stays on
 `python -m embedmigrate` is the same program.
 
 Alembic's verbs keep Alembic's grammar. The default target is `heads`. Each collection is a branch
-with its own label, so that `articles@head`, `articles@+1` and `articles@-1` name its revisions; for
-`upgrade`, `cutover` and `plan` the bare name of a collection stands for its head. Where it is unique,
-the beginning of a revision id is enough.
+with its own label: `articles@head`, `articles@+1` and `articles@-1` name revisions of `articles`.
+For `upgrade`, `cutover` and `plan` the bare name of a collection stands for its head. The beginning
+of a revision id is enough where it is unique.
 
 An error says what was found, what was expected and which command to type next:
 

@@ -319,6 +319,7 @@ def test_init_keeps_a_configuration_that_exists(tmp_path: Path) -> None:
     answer = run(tmp_path, "init")
 
     assert answer.code == 0 and "embedmigrate.toml" not in answer.out
+    assert "kept the configuration: see that script_location is migrations" in answer.err
     assert (tmp_path / "embedmigrate.toml").read_text("utf-8") == "# mine\n"
 
 

@@ -136,9 +136,13 @@ _rebuild = click.option(
 def init(directory: Path, template: str) -> None:
     """Make a scripts folder, and embedmigrate.toml unless there is one."""
     from embedmigrate import command
+    from embedmigrate.config import FILE_NAME
 
-    for path in command.init(directory, template):
+    made = command.init(directory, template)
+    for path in made:
         click.echo(path)
+    if not made[-1].endswith(FILE_NAME):
+        click.echo(f"kept the configuration: see that script_location is {directory}", err=True)
 
 
 @cli.command("list-templates")
@@ -154,7 +158,7 @@ def list_templates(as_json: bool) -> None:
     )
 
 
-@cli.command()
+@cli.command(short_help="Resolve MODEL and write its pin file.")
 @click.argument("model")
 @_json
 @click.pass_context
@@ -487,7 +491,7 @@ def verify(context: click.Context, collection: str | None, index: str | None, as
     return 0 if result["holds"] else 3
 
 
-@cli.command()
+@cli.command(short_help="Do configuration, scripts and catalog agree?")
 @_json
 @click.pass_context
 def check(context: click.Context, as_json: bool) -> int:
@@ -553,13 +557,19 @@ def _moved(result: dict[str, Any]) -> str:
     lines, told = [], list[str]()
     for entry in result["collections"]:
         told += [entry["revision"], *entry["superseded"]]
-        model, state = entry["model"].partition("@")[0], "is live" if entry["live"] else "is ready"
+        if entry["error"]:
+            lines.append(f"{entry['collection']}: failed: {entry['error']}")
+            continue
         lines.append(
-            f"{entry['collection']}: failed: {entry['error']}"
-            if entry["error"]
-            else f"{entry['collection']}: {model} {state} in index {entry['index']}, generation "
-            f"{entry['generation']} ({entry['done']} documents, {entry['skipped']} skipped, "
-            f"{entry['embedded']} embedded)"
+            f"{entry['collection']}: {entry['model'].partition('@')[0]} "
+            f"{'is live' if entry['live'] else 'is ready'} in index {entry['index']}, "
+            f"generation {entry['generation']} "
+            + (
+                f"({entry['done']} documents, {entry['skipped']} skipped, "
+                f"{entry['embedded']} embedded)"
+                if entry["total"]
+                else "(nothing to embed)"
+            )
         )
     lines += [f"applied {name}: moves nothing" for name in result["applied"] if name not in told]
     return "\n".join(lines) or "nothing to do"
@@ -600,7 +610,12 @@ def _status(result: dict[str, Any]) -> str:
             "  live:     nothing"
             if live is None
             else f"  live:     {live['model']} in {live['index']}, generation "
-            f"{live['generation']}, {live['documents']} documents"
+            f"{live['generation']}, "
+            + (
+                "cannot be opened"
+                if live["documents"] is None
+                else f"{live['documents']} documents"
+            )
         )
         if shadow is not None:
             lines.append(

@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tests.faults import off
+
 Function = Callable[..., Any]
 
 
 def main() -> None:
     plan = json.loads(sys.argv[1])
     sys.argv[1:] = sys.argv[2:]
+    for protection in plan["off"]:
+        getattr(off, protection)()
     for name, value in plan["constants"].items():
         setattr(*_find(name), value)
     for fault in plan["faults"]:

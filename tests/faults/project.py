@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embedmigrate import Collection
+from embedmigrate import Collection, command
 from embedmigrate.catalog import Catalog, indexes, routes, runs
 from embedmigrate.embedders.base import Vectors
 from tests.faults.child import asked_is_logged
@@ -26,6 +27,14 @@ from tests.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "asked.log"
+
+GENERAL = """
+[embedmigrate]
+script_location = "migrations"
+catalog = "sqlite:///catalog.db"
+batch_size = {batch_size}
+retain_seconds = 0
+"""
 
 Fault = Mapping[str, Any]
 
@@ -76,7 +85,8 @@ class Runner:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process and to every child that it may have."""
-        os.killpg(self.process.pid, number)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
 
     @property
     def status(self) -> int | None:
@@ -147,18 +157,52 @@ class EndState:
 class Faulty(Workspace):
     """A workspace whose commands run in processes that can be broken."""
 
-    started: list[int] = field(default_factory=list)
-    """Process ids, in the order of their start."""
+    @classmethod
+    def prepared(
+        cls,
+        root: Path,
+        corpus: Iterable[Mapping[str, Any]],
+        live: str,
+        pending: str,
+        *,
+        batch_size: int,
+        delay_ms: float = 0,
+        more_models: str = "",
+    ) -> Faulty:
+        """A project with the model ``live`` live, and a revision to ``pending`` to be applied.
+
+        ``delay_ms`` is what a call of `fake-b` takes at least; ``more_models`` is TOML.
+        """
+        general = GENERAL.format(batch_size=batch_size) + more_models
+        cls.make(root, corpus=corpus, general=general, pin=(live, pending))
+        project = cls(root)
+        project.edit_config('model = "wordllama"', f'model = "{live}"')
+        if delay_ms:
+            project.edit_config("dimensions = 48", f"dimensions = 48\ndelay_ms = {delay_ms}")
+        project.revision(live, "first index")
+        project.upgrade()
+        project.revision(pending, "move")
+        return project
+
+    def copy(self, root: Path) -> Faulty:
+        """The same project in another folder."""
+        return Faulty(Path(shutil.copytree(self.root, root)))
 
     def begin(
         self,
         *args: str,
         faults: Iterable[Fault] = (),
         constants: Mapping[str, Any] | None = None,
+        off: Iterable[Callable[[], None]] = (),
         **popen: Any,
     ) -> Runner:
         """Start a command; see ``tests.faults.child`` for what can be broken in it."""
-        plan = {"log": LOG, "faults": list(faults), "constants": dict(constants or {})}
+        plan = {
+            "log": LOG,
+            "off": [protection.__name__ for protection in off],
+            "faults": list(faults),
+            "constants": dict(constants or {}),
+        }
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.child", json.dumps(plan), *args],
@@ -170,7 +214,6 @@ class Faulty(Workspace):
             start_new_session=True,
             **popen,
         )
-        self.started.append(process.pid)
         return Runner(process)
 
     def end(self, *args: str, **options: Any) -> Runner:
@@ -246,14 +289,16 @@ class Faulty(Workspace):
             settled=route.settled_generation == route.generation,
         )
 
-    def phase(self, revision: str, collection: str = "articles") -> str:
-        """How far a revision is, as the catalog alone tells it."""
+    def progress(self, collection: str = "articles") -> tuple[str, int]:
+        """How far the last revision is, as the catalog tells it: state, documents checkpointed."""
         settings = self.settings
+        head = command.show(settings, f"{collection}@head").split()[1]
         with Catalog(settings.catalog_url, create=False) as catalog, catalog.read() as connection:
-            run = runs.latest(connection, collection, revision=revision)
+            run = runs.latest(connection, collection, revision=head)
             route = routes.get(connection, collection)
         if run is None:
-            return "not begun"
+            return "not begun", 0
         if run.index_name != route.live_index:
-            return str(run.state)
-        return "settled" if route.settled_generation == route.generation else "cut over"
+            return str(run.state), run.done
+        settled = route.settled_generation == route.generation
+        return "settled" if settled else "cut over", run.done

@@ -1,0 +1,45 @@
+"""Protections that can be turned off in a child process, to prove that their loss is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def checkpoint_order() -> None:
+    """A batch is checkpointed before it is written."""
+    from embedmigrate.catalog import runs
+    from embedmigrate.engine import backfill
+
+    def save(self: backfill._BackfillWork, embedded: backfill._Embedded) -> None:
+        reading = embedded.reading
+        with self.job.catalog.write() as connection:
+            runs.finish_batch(
+                connection,
+                self.lease,
+                reading.batch,
+                done=len(reading.documents),
+                skipped=reading.skipped,
+                embedded=embedded.result.embedded,
+            )
+        rows = backfill.rows_of(reading.documents, reading.seq)
+        with self._writer_lock:
+            self.writer.write(rows, embedded.result.vectors)
+
+    setattr(backfill._BackfillWork, "save", save)  # noqa: B010
+
+
+def comparison() -> None:
+    """Neither catching up nor verification compares the index with its source."""
+    from embedmigrate.engine import prepare, settle
+    from embedmigrate.engine.diff import Comparison
+    from embedmigrate.engine.follow import Noted
+
+    def nothing_noted(*_: Any) -> Noted:
+        return Noted(Comparison(), set())
+
+    def nothing_found(*_: Any) -> list[Any]:
+        return []
+
+    setattr(prepare, "note_differences", nothing_noted)  # noqa: B010
+    setattr(settle, "note_differences", nothing_noted)  # noqa: B010
+    setattr(prepare._Preparation, "_verify", nothing_found)  # noqa: B010
