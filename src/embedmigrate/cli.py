@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from embedmigrate import __version__
+from embedmigrate import __version__, text
 from embedmigrate.errors import EmbedMigrateError, Stopped
 
 if TYPE_CHECKING:
@@ -92,20 +92,20 @@ def _told_all_the_same(as_json: bool) -> Iterator[None]:
         yield
     except EmbedMigrateError as error:
         if error.result is not None:
-            _print(as_json, error.result, _moved)
+            _print(as_json, error.result, text.moved)
         raise
 
 
-def _print(as_json: bool, result: Any, text: Callable[[Any], str]) -> None:
+def _print(as_json: bool, result: Any, as_text: Callable[[Any], str]) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
-    elif shown := text(result):
+    elif shown := as_text(result):
         click.echo(shown)
 
 
-def _echo(text: str) -> None:
-    if text:
-        click.echo(text, nl=not text.endswith("\n"))
+def _echo(output: str) -> None:
+    if output:
+        click.echo(output, nl=not output.endswith("\n"))
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -343,7 +343,7 @@ def upgrade(
             allow_mass_delete=yes,
             **_working(context),
         )
-        _print(as_json, result, _moved)
+        _print(as_json, result, text.moved)
 
 
 @cli.command()
@@ -357,7 +357,7 @@ def cutover(context: click.Context, targets: tuple[str, ...], stop_ok: bool, as_
 
     with _stop_is_fine(stop_ok), _told_all_the_same(as_json):
         result = command.cutover(_settings(context), targets or ("heads",), **_working(context))
-        _print(as_json, result, _moved)
+        _print(as_json, result, text.moved)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -395,7 +395,7 @@ def downgrade(
         allow_mass_delete=yes,
         **_working(context),
     )
-    _print(as_json, result, _went_back)
+    _print(as_json, result, text.went_back)
 
 
 @cli.command(short_help="Undo the last cut-over of COLLECTION.")
@@ -427,7 +427,7 @@ def rollback(
         allow_mass_delete=yes,
         **_working(context),
     )
-    _print(as_json, result, _went_back)
+    _print(as_json, result, text.went_back)
 
 
 @cli.command()
@@ -459,7 +459,7 @@ def plan(context: click.Context, targets: tuple[str, ...], as_json: bool) -> Non
     """Show what upgrade would do."""
     from embedmigrate import command
 
-    _print(as_json, command.plan(_settings(context), targets or ("heads",)), _planned)
+    _print(as_json, command.plan(_settings(context), targets or ("heads",)), text.planned)
 
 
 @cli.command()
@@ -469,7 +469,7 @@ def status(context: click.Context, as_json: bool) -> None:
     """Show every collection: live, being built, retained."""
     from embedmigrate import command
 
-    _print(as_json, command.status(_settings(context)), _status)
+    _print(as_json, command.status(_settings(context)), text.status)
 
 
 @cli.command(short_help="Is this index whole? Exit 3 if not.")
@@ -487,7 +487,7 @@ def verify(context: click.Context, collection: str | None, index: str | None, as
         index=index,
         reporter=progress.reporter(quiet=context.obj["quiet"]),
     )
-    _print(as_json, result, _verified)
+    _print(as_json, result, text.verified)
     return 0 if result["holds"] else 3
 
 
@@ -512,7 +512,7 @@ def check(context: click.Context, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("collection")
-@click.argument("text")
+@click.argument("query", metavar="TEXT")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--filter", "filters", multiple=True, metavar="FIELD=VALUE", help="Metadata filter.")
 @_json
@@ -520,7 +520,7 @@ def check(context: click.Context, as_json: bool) -> int:
 def search(
     context: click.Context,
     collection: str,
-    text: str,
+    query: str,
     k: int,
     filters: tuple[str, ...],
     as_json: bool,
@@ -528,7 +528,7 @@ def search(
     """Search COLLECTION as an application would."""
     from embedmigrate import command
 
-    result = command.search(_settings(context), collection, text, k, _filter(filters))
+    result = command.search(_settings(context), collection, query, k, _filter(filters))
     _print(
         as_json,
         result,
@@ -548,98 +548,3 @@ def _filter(filters: tuple[str, ...]) -> dict[str, Any] | None:
         except json.JSONDecodeError:
             parsed[field] = value
     return parsed or None
-
-
-# -- text for people --------------------------------------------------------------------------
-
-
-def _moved(result: dict[str, Any]) -> str:
-    lines, told = [], list[str]()
-    for entry in result["collections"]:
-        told += [entry["revision"], *entry["superseded"]]
-        if entry["error"]:
-            lines.append(f"{entry['collection']}: failed: {entry['error']}")
-            continue
-        lines.append(
-            f"{entry['collection']}: {entry['model'].partition('@')[0]} "
-            f"{'is live' if entry['live'] else 'is ready'} in index {entry['index']}, "
-            f"generation {entry['generation']} "
-            + (
-                f"({entry['done']} documents, {entry['skipped']} skipped, "
-                f"{entry['embedded']} embedded)"
-                if entry["total"]
-                else "(nothing to embed)"
-            )
-        )
-    lines += [f"applied {name}: moves nothing" for name in result["applied"] if name not in told]
-    return "\n".join(lines) or "nothing to do"
-
-
-def _went_back(result: dict[str, Any]) -> str:
-    lines, told = [], list[str]()
-    for entry in result["collections"]:
-        told += entry["undone"]
-        live = f"index {entry['live']} is live again" if entry["live"] else "nothing is live"
-        lines.append(
-            f"{entry['collection']}: {live}, generation {entry['generation']}; "
-            f"undone: {', '.join(entry['undone'])}"
-        )
-    lines += [f"undone {name}: moves nothing" for name in result["undone"] if name not in told]
-    return "\n".join(lines) or "nothing to do"
-
-
-def _planned(result: dict[str, Any]) -> str:
-    return (
-        "\n".join(
-            f"{entry['collection']}: {entry['source'] or 'nothing'} -> {entry['target']}, "
-            f"{entry['documents']} documents, {entry['vector_bytes'] / 1e6:.1f} MB of vectors, "
-            f"{entry['factory']}, revision {entry['revision']}"
-            + (f" (instead of {', '.join(entry['superseded'])})" if entry["superseded"] else "")
-            for entry in result["collections"]
-        )
-        or "nothing to do"
-    )
-
-
-def _status(result: dict[str, Any]) -> str:
-    lines = []
-    for entry in result["collections"]:
-        live, shadow = entry["live"], entry["shadow"]
-        lines.append(f"{entry['collection']} at revision {entry['revision'] or 'none'}")
-        lines.append(
-            "  live:     nothing"
-            if live is None
-            else f"  live:     {live['model']} in {live['index']}, generation "
-            f"{live['generation']}, "
-            + (
-                "cannot be opened"
-                if live["documents"] is None
-                else f"{live['documents']} documents"
-            )
-        )
-        if shadow is not None:
-            lines.append(
-                f"  shadow:   {shadow['model']} in {shadow['index']}, {shadow['state']}, "
-                f"{shadow['done']} of {shadow['total']}"
-                + (f" ({shadow['reason']})" if shadow["reason"] else "")
-            )
-        lines += [
-            f"  retained: {retained['model']} in {retained['index']}"
-            for retained in entry["retained"]
-        ]
-        if entry["runner"]:
-            lines.append(f"  runner:   {entry['runner']}")
-    return "\n".join(lines)
-
-
-def _verified(result: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{entry['collection']} {entry['index']} I{finding['invariant']} {finding['title']}: "
-        f"{'holds' if finding['holds'] else 'DOES NOT HOLD'} ({_figures(finding['measured'])})"
-        for entry in result["collections"]
-        for finding in entry["invariants"]
-    )
-
-
-def _figures(measured: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in measured.items())

@@ -1,0 +1,102 @@
+"""Results of commands as text for people; ``--json`` prints the same results as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def moved(result: dict[str, Any]) -> str:
+    """What an upgrade or a cut-over did."""
+    lines, told = [], list[str]()
+    for entry in result["collections"]:
+        told += [entry["revision"], *entry["superseded"]]
+        if entry["error"]:
+            lines.append(f"{entry['collection']}: failed: {entry['error']}")
+            continue
+        lines.append(
+            f"{entry['collection']}: {entry['model'].partition('@')[0]} "
+            f"{'is live' if entry['live'] else 'is ready'} in index {entry['index']}, "
+            f"generation {entry['generation']} "
+            + (
+                f"({entry['done']} documents, {entry['skipped']} skipped, "
+                f"{entry['embedded']} embedded)"
+                if entry["total"]
+                else "(nothing to embed)"
+            )
+        )
+    lines += [f"applied {name}: moves nothing" for name in result["applied"] if name not in told]
+    return "\n".join(lines) or "nothing to do"
+
+
+def went_back(result: dict[str, Any]) -> str:
+    """What a downgrade or a rollback did."""
+    lines, told = [], list[str]()
+    for entry in result["collections"]:
+        told += entry["undone"]
+        live = f"index {entry['live']} is live again" if entry["live"] else "nothing is live"
+        lines.append(
+            f"{entry['collection']}: {live}, generation {entry['generation']}; "
+            f"undone: {', '.join(entry['undone'])}"
+        )
+    lines += [f"undone {name}: moves nothing" for name in result["undone"] if name not in told]
+    return "\n".join(lines) or "nothing to do"
+
+
+def planned(result: dict[str, Any]) -> str:
+    """What an upgrade would do."""
+    return (
+        "\n".join(
+            f"{entry['collection']}: {entry['source'] or 'nothing'} -> {entry['target']}, "
+            f"{entry['documents']} documents, {entry['vector_bytes'] / 1e6:.1f} MB of vectors, "
+            f"{entry['factory']}, revision {entry['revision']}"
+            + (f" (instead of {', '.join(entry['superseded'])})" if entry["superseded"] else "")
+            for entry in result["collections"]
+        )
+        or "nothing to do"
+    )
+
+
+def status(result: dict[str, Any]) -> str:
+    """Every collection: live, being built, retained."""
+    lines = []
+    for entry in result["collections"]:
+        live, shadow = entry["live"], entry["shadow"]
+        lines.append(f"{entry['collection']} at revision {entry['revision'] or 'none'}")
+        lines.append(
+            "  live:     nothing"
+            if live is None
+            else f"  live:     {live['model']} in {live['index']}, generation "
+            f"{live['generation']}, "
+            + (
+                "cannot be opened"
+                if live["documents"] is None
+                else f"{live['documents']} documents"
+            )
+        )
+        if shadow is not None:
+            lines.append(
+                f"  shadow:   {shadow['model']} in {shadow['index']}, {shadow['state']}, "
+                f"{shadow['done']} of {shadow['total']}"
+                + (f" ({shadow['reason']})" if shadow["reason"] else "")
+            )
+        lines += [
+            f"  retained: {retained['model']} in {retained['index']}"
+            for retained in entry["retained"]
+        ]
+        if entry["runner"]:
+            lines.append(f"  runner:   {entry['runner']}")
+    return "\n".join(lines)
+
+
+def verified(result: dict[str, Any]) -> str:
+    """A line an invariant, with what was measured."""
+    return "\n".join(
+        f"{entry['collection']} {entry['index']} I{finding['invariant']} {finding['title']}: "
+        f"{'holds' if finding['holds'] else 'DOES NOT HOLD'} ({_figures(finding['measured'])})"
+        for entry in result["collections"]
+        for finding in entry["invariants"]
+    )
+
+
+def _figures(measured: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in measured.items())
