@@ -32,9 +32,9 @@ def pinned(settings: Settings, name: str) -> EmbeddingModel:
         )
     actual = identify(settings, name)
     for pin in pins:
-        if pin.fingerprint == actual.fingerprint:
+        if pin.query_side == actual.query_side:  # which takes the space in
             return pin
-    nearest = pins[-1]
+    nearest = next((pin for pin in pins if pin.fingerprint == actual.fingerprint), pins[-1])
     raise DigestMismatch(
         f"model {name!r} is not the one that was pinned",
         found=_difference(actual, nearest),
@@ -45,7 +45,8 @@ def pinned(settings: Settings, name: str) -> EmbeddingModel:
 
 
 def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
-    there, here = pin.space(), actual.space()
+    there = {**pin.space(), "query_prompt": pin.query_prompt}
+    here = {**actual.space(), "query_prompt": actual.query_prompt}
     changed = [
         f"{field} {here.get(field)!r}, pinned {there.get(field)!r}"
         for field in sorted({*there, *here} - {"artifacts"})

@@ -150,13 +150,13 @@ def _open_blocks(
     project: Project, scripts: ScriptDirectory, collections: set[str]
 ) -> list[RecordedStep]:
     """Revisions whose rows were written by a walk that was cut short before its cut-over."""
-    open_steps: list[RecordedStep] = []
+    open_revisions: list[str] = []
     with project.catalog.read() as connection:
         for collection in sorted(collections):
             applied = routes.applied_of(connection, collection)
             superseded = list(takewhile(lambda record: record.superseded_by is not None, applied))
-            open_steps += [recorded(scripts, record.revision) for record in reversed(superseded)]
-    return open_steps
+            open_revisions += [record.revision for record in reversed(superseded)]
+    return [recorded(scripts, revision) for revision in open_revisions]
 
 
 def _ensure_collections(project: Project, collections: set[str]) -> None:

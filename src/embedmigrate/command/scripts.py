@@ -69,7 +69,7 @@ def revision(
         attributes["embedmigrate_body"] = render(
             collection, None if source is None else source.model.reference, spec
         )
-        has_branch = collection in scripts.revision_map._revision_map
+        has_branch = any(collection in it.branch_labels for it in scripts.walk_revisions())
         head = head or (f"{collection}@head" if has_branch else "base")
         if not has_branch:
             labels = [collection, *labels]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -35,10 +36,11 @@ MAX_REVISION_ID = 32
 """Width of Alembic's version column; longer ids fail on PostgreSQL, and only after the work."""
 
 _ENVIRONMENT = "embedmigrate_environment"
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class Environment:
-    """What one Alembic command runs in. One at a time: Alembic's contexts are process-global."""
+    """What one Alembic command runs in; run it inside ``script_errors``."""
 
     def __init__(
         self,
@@ -184,10 +186,10 @@ def load_scripts(config: Config, settings: Settings) -> ScriptDirectory:
 def script_errors() -> Iterator[None]:
     """Turn what Alembic and script files raise into errors with a contracted exit code.
 
-    What does not come out of a script is a fault of this program, and passes.
+    One thread at a time: Alembic's contexts belong to the process. What does not come out of a script is a fault of this program, and passes.
     """
     try:
-        with redirect_stderr(io.StringIO()):
+        with _ONE_AT_A_TIME, redirect_stderr(io.StringIO()):
             yield
     except EmbedMigrateError:
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 from embedmigrate.catalog.records import AppliedRecord
@@ -22,7 +22,6 @@ class Upgrade:
     collection: str
     transition: Transition
     """The last pending re-embedding, leaving what is live now."""
-    down_revision: str | None
     source_reference: str | None
     """``name@fingerprint`` of the model that it leaves, for people."""
     superseded: tuple[str, ...] = ()
@@ -43,11 +42,6 @@ class Downgrade:
     """The index that it moves to; None for no index."""
 
 
-@dataclass
-class _Chain:
-    steps: list[tuple[RecordedStep, ReembedOp]] = field(default_factory=list)
-
-
 def spec_of(settings: Settings, operation: ReembedOp) -> IndexSpec:
     """The index that an operation wants, in the store that is configured here."""
     return IndexSpec(
@@ -65,7 +59,7 @@ def plan_upgrade(settings: Settings, steps: Sequence[RecordedStep]) -> list[Upgr
     ``ScriptError`` when the steps of a collection do not join: each must leave what the one before
     it makes.
     """
-    chains: dict[str, _Chain] = {}
+    chains: dict[str, list[tuple[RecordedStep, ReembedOp]]] = {}
     for step in steps:
         if step.operation is None:
             continue
@@ -75,10 +69,10 @@ def plan_upgrade(settings: Settings, steps: Sequence[RecordedStep]) -> list[Upgr
                 expected="op.reembed in upgrade(), op.rollback in downgrade()",
                 next_step="correct the script",
             )
-        chains.setdefault(step.reembed.collection, _Chain()).steps.append((step, step.reembed))
+        chains.setdefault(step.reembed.collection, []).append((step, step.reembed))
     upgrades = []
     for collection, chain in chains.items():
-        for (_, before), (step, after) in pairwise(chain.steps):
+        for (_, before), (step, after) in pairwise(chain):
             if after.source != before.target.fingerprint:
                 raise ScriptError(
                     f"revision {step.revision} does not leave what the one before it makes",
@@ -86,18 +80,17 @@ def plan_upgrade(settings: Settings, steps: Sequence[RecordedStep]) -> list[Upgr
                     expected=f"source {before.target.reference}",
                     next_step="correct the script",
                 )
-        last_step, last = chain.steps[-1]
+        last_step, last = chain[-1]
         upgrades.append(
             Upgrade(
                 collection=collection,
                 transition=Transition(
                     revision=last_step.revision,
                     spec=spec_of(settings, last),
-                    leaves=chain.steps[0][1].source,
+                    leaves=chain[0][1].source,
                 ),
-                down_revision=last_step.down_revision,
-                source_reference=chain.steps[0][1].source_reference,
-                superseded=tuple(step.revision for step, _ in chain.steps[:-1]),
+                source_reference=chain[0][1].source_reference,
+                superseded=tuple(step.revision for step, _ in chain[:-1]),
             )
         )
     return upgrades

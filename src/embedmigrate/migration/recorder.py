@@ -25,7 +25,6 @@ class RecordedStep:
     """One revision with the embedding operation that it holds, if any."""
 
     revision: str
-    down_revision: str | None
     operation: ReembedOp | RollbackOp | None
 
     @property
@@ -78,12 +77,14 @@ def record(script: Script, *, upgrade: bool = True) -> RecordedStep:
             expected="at most one",
             next_step="write one revision for each",
         )
-    down = script.down_revision
-    return RecordedStep(
-        revision=script.revision,
-        down_revision=down if isinstance(down, str) else None,
-        operation=notes.operations[0] if notes.operations else None,
-    )
+    if notes.operations and isinstance(script.down_revision, tuple):
+        raise ScriptError(
+            f"revision {script.revision} merges branches and holds an embedding operation",
+            found=notes.operations[0].collection,
+            expected="one parent, which a rollback goes back to",
+            next_step="leave the merge empty, and write the operation as the revision after it",
+        )
+    return RecordedStep(script.revision, notes.operations[0] if notes.operations else None)
 
 
 def recorded(scripts: ScriptDirectory, revision: str) -> RecordedStep:

@@ -35,8 +35,7 @@ class UpgradeWalk:
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
         assert context.connection is not None
         revision = self._step.revision.revision
-        down = self._step.revision.down_revision
-        down_revision = down if isinstance(down, str) else None
+        down_revision = self._step.revision.down_revision
         upgrade, lease = (
             self._by_collection[operation.collection],
             self._leases[operation.collection],

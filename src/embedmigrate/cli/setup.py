@@ -1,0 +1,59 @@
+"""Commands that set a project up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from embedmigrate.cli.root import (
+    cli,
+    json_option,
+    print_result,
+    settings_of,
+)
+
+
+@cli.command(short_help="Make a scripts folder and a configuration.")
+@click.argument("directory", default="migrations", type=click.Path(path_type=Path))
+@click.option("-t", "--template", default="default", show_default=True, help="Template to copy.")
+def init(directory: Path, template: str) -> None:
+    """Make a scripts folder, and embedmigrate.toml unless there is one."""
+    from embedmigrate import command
+    from embedmigrate.config import FILE_NAME
+
+    made = command.init(directory, template)
+    for path in made:
+        click.echo(path)
+    if not made[-1].endswith(FILE_NAME):
+        click.echo(f"kept the configuration: see that script_location is {directory}", err=True)
+
+
+@cli.command("list-templates")
+@json_option
+def list_templates(as_json: bool) -> None:
+    """List the templates that init can copy."""
+    from embedmigrate import command
+
+    print_result(
+        as_json,
+        {"schema": 1, "templates": command.list_templates()},
+        lambda result: "\n".join(f"{t['name']}  {t['description']}" for t in result["templates"]),
+    )
+
+
+@cli.command(short_help="Resolve MODEL and write its pin file.")
+@click.argument("model")
+@json_option
+@click.pass_context
+def pin(context: click.Context, model: str, as_json: bool) -> None:
+    """Resolve MODEL to its exact identity and write its pin file."""
+    from embedmigrate import command
+
+    print_result(
+        as_json,
+        command.pin(settings_of(context), model),
+        lambda result: (
+            f"{result['reference']}\n{'wrote' if result['changed'] else 'kept'} {result['path']}"
+        ),
+    )
