@@ -63,7 +63,8 @@ class RouteView:
 
 
 class Collection:
-    """A collection as an application sees it. Safe for many threads; close it when done.
+    """A collection as an application sees it. Safe for many threads, not across a fork: a server
+    that forks opens it in each worker. Close it when done.
 
     The route is checked at every call: after a cut-over or a rollback the next call serves the new
     pair, without a restart. A candidate is opened and warmed before it goes live.

@@ -7,17 +7,19 @@ then put in place in one assignment; the old one stays open until the last reade
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.records import IndexRecord, Route
 from embedmigrate.embedders.base import Embedder
-from embedmigrate.errors import IndexGone, ModelMismatch, StorageUnavailable
+from embedmigrate.errors import IndexGone, ModelMismatch, StorageUnavailable, UsageError
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.stores.base import IndexReader, Store
 
@@ -34,8 +36,12 @@ _log = logging.getLogger(__name__)
 class OpenIndex:
     """An index that is open with the embedder of its model; closes when nobody uses it any more."""
 
-    def __init__(self, index: IndexRecord, reader: IndexReader, embedder: Embedder) -> None:
+    def __init__(
+        self, index: IndexRecord, reader: IndexReader, embedder: Embedder, resources: ExitStack
+    ) -> None:
+        """``resources`` are what closing releases."""
         self.index, self.reader, self.embedder = index, reader, embedder
+        self._resources = resources
         self._users, self._retired, self._lock = 0, False, threading.Lock()
 
     def enter(self) -> bool:
@@ -51,7 +57,7 @@ class OpenIndex:
             self._users -= 1
             unused = self._retired and self._users == 0
         if unused:
-            self.reader.close()
+            self._resources.close()
 
     def retire(self) -> None:
         """Close as soon as nobody uses it."""
@@ -59,7 +65,7 @@ class OpenIndex:
             unused = not self._retired and self._users == 0
             self._retired = True
         if unused:
-            self.reader.close()
+            self._resources.close()
 
 
 class Pair(NamedTuple):
@@ -67,6 +73,39 @@ class Pair(NamedTuple):
 
     opened: OpenIndex
     generation: int
+
+
+class Embedders:
+    """Embedders shared by the open indexes of one model, closed with the last of them."""
+
+    def __init__(self, load: Callable[[EmbeddingModel], Embedder]) -> None:
+        self._load, self._lock = load, threading.Lock()
+        self._loaded: dict[tuple[str, str], Embedder] = {}
+        self._users: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def taken(self, model: EmbeddingModel) -> Iterator[Embedder]:
+        """The embedder of ``model``, loaded unless it is; not closed before the block ends."""
+        key = (model.fingerprint, model.query_side)
+        with self._lock:
+            embedder = self._loaded.get(key)
+            self._users[key] += embedder is not None
+        if embedder is None:
+            loaded = self._load(model)  # outside the lock: it may take minutes
+            with self._lock:
+                embedder = self._loaded.setdefault(key, loaded)
+                self._users[key] += 1
+            if embedder is not loaded:
+                loaded.close()
+        try:
+            yield embedder
+        finally:
+            with self._lock:
+                self._users[key] -= 1
+                if unused := not self._users[key]:
+                    del self._loaded[key], self._users[key]
+            if unused:
+                embedder.close()
 
 
 class RouteWatcher:
@@ -126,16 +165,15 @@ class Server:
     ) -> None:
         """Open what is live now. ``switch_grace`` is how long an old pair may be served, in s."""
         self._catalog, self._collection, self._store = catalog, collection, store
-        self._load_embedder, self._switch_grace = load_embedder, switch_grace
+        self._embedders, self._switch_grace = Embedders(load_embedder), switch_grace
         self._watcher = RouteWatcher(catalog, collection)
         self._lock = threading.RLock()
         self._open: dict[str, OpenIndex] = {}
-        self._embedders: dict[tuple[str, str], Embedder] = {}
         self._pair: Pair | None = None
         self._generation = 0  # of the newest route that was seen here
         self._settled: Route | None = None  # the route that needs no more work here
         self._behind_since = 0.0
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
         self._wake = threading.Event()
         self._look_out = threading.Thread(
             target=self._keep_looking, name=f"route of {collection}", daemon=True
@@ -158,7 +196,7 @@ class Server:
             pair.opened.leave()
 
     def _current(self) -> Pair:
-        self._refuse_when_closed()
+        self._refuse_unusable()
         route = self._watcher.route()
         pair = self._pair if route is self._settled else self._move_to(route)
         if pair is None:
@@ -172,7 +210,7 @@ class Server:
     def _move_to(self, route: Route) -> Pair | None:
         """Put the live index of ``route`` in place as soon as it is open here."""
         with self._lock:
-            self._refuse_when_closed()
+            self._refuse_unusable()
             if route.generation < self._generation:
                 return self._pair  # the caller slept since it had read the route
             self._generation = route.generation
@@ -181,7 +219,7 @@ class Server:
                 self._pair = None
             elif live in self._open or self._pair is None or self._overdue():
                 self._pair = Pair(self._opened(live), route.generation)
-            if live is None or (self._pair is not None and self._serves(live)):
+            if live is None or self._serves(live):
                 self._behind_since = 0.0
             if all(name is None or name in self._open for name in wanted):
                 for name in self._open.keys() - set(wanted):
@@ -191,7 +229,12 @@ class Server:
                 self._wake.set()
             return self._pair
 
-    def _refuse_when_closed(self) -> None:
+    def _refuse_unusable(self) -> None:
+        if os.getpid() != self._process:  # no thread follows the route here; SQLite forbids it, too
+            raise UsageError(
+                f"collection {self._collection!r} was opened before this process was forked",
+                next_step="call Collection.open in each process",
+            )
         if self._closed:
             raise IndexGone(
                 f"collection {self._collection!r} was closed here",
@@ -225,7 +268,7 @@ class Server:
                     time.sleep(RETRY_SECONDS)
 
     def _opened(self, name: str) -> OpenIndex:
-        """The open index of that name; opens it outside the lock."""
+        """The open index of that name; opens it without taking the lock, as that may take long."""
         with self._lock:
             if name in self._open:
                 return self._open[name]
@@ -233,14 +276,14 @@ class Server:
         with self._lock:
             if name in self._open or self._closed:
                 opened.retire()
-            self._refuse_when_closed()
+            self._refuse_unusable()
             return self._open.setdefault(name, opened)
 
     def _open_index(self, name: str) -> OpenIndex:
         with self._catalog.read() as connection:
             index = indexes.get(connection, name)
-        reader = self._store.reader(name)
-        try:
+        with ExitStack() as resources:
+            reader = resources.enter_context(closing(self._store.reader(name)))
             if reader.manifest.fingerprint != index.fingerprint:
                 raise ModelMismatch(
                     f"index {name} does not hold what the catalog says",
@@ -248,20 +291,9 @@ class Server:
                     expected=index.model.reference,
                     next_step=f"embedmigrate verify {self._collection}",
                 )
-            embedder = self._embedder(index.model)
+            embedder = resources.enter_context(self._embedders.taken(index.model))
             reader.search(embedder.embed_queries(["warm up"]), 1)
-        except BaseException:
-            reader.close()
-            raise
-        return OpenIndex(index, reader, embedder)
-
-    def _embedder(self, model: EmbeddingModel) -> Embedder:
-        key = (model.fingerprint, model.query_side)
-        if key not in self._embedders:
-            embedder = self._load_embedder(model)
-            if self._embedders.setdefault(key, embedder) is not embedder:
-                embedder.close()
-        return self._embedders[key]
+            return OpenIndex(index, reader, embedder, resources.pop_all())
 
     def forget(self) -> None:
         """Resolve the route once more from scratch: an index turned out to be gone."""
@@ -280,5 +312,3 @@ class Server:
         self._look_out.join()
         self.forget()
         self._watcher.close()
-        for embedder in self._embedders.values():
-            embedder.close()

@@ -155,6 +155,20 @@ def test_a_revision_that_came_after_the_crash_joins_the_block(two_pending: Fault
     assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", before)
 
 
+def test_an_index_that_was_prepared_and_not_chosen_is_not_kept_for_ever(
+    two_pending: Faulty,
+) -> None:
+    two_pending.upgrade("articles@+1", until_ready=True)
+
+    two_pending.upgrade()
+
+    status = two_pending.status()
+    assert status["shadow"] is None
+    assert [index["model"] for index in status["retained"]] == ["fake-a", "fake-b"]
+    command.contract(two_pending.settings)
+    assert [path.name for path in (two_pending.root / "indexes").iterdir()] == ["articles-0003"]
+
+
 def test_a_downgrade_over_two_cut_overs_carries_on(two_pending: Faulty) -> None:
     first = two_pending.status()["revision"]
     two_pending.upgrade("articles@+1")
@@ -227,3 +241,27 @@ def test_a_contract_carries_on(project: Faulty, when: str) -> None:
     assert [path.name for path in (project.root / "indexes").iterdir()] == ["articles-0002"]
     assert project.status()["retained"] == []
     assert command.verify(project.settings)["holds"]
+
+
+NOTES = """
+[collections.notes]
+model = "fake-a"
+store = { kind = "faiss", path = "indexes" }
+source = { kind = "jsonl", path = "notes.jsonl", id = "_id", text = ["text"] }
+"""
+
+
+def test_a_collection_that_cannot_be_settled_does_not_keep_the_others(project: Faulty) -> None:
+    with (project.root / "embedmigrate.toml").open("a", encoding="utf-8") as file:
+        file.write(NOTES)
+    project.write_corpus(documents(20), "notes.jsonl")
+    project.kill("upgrade", at=kill_at(f"{COMMAND}.project:Project.settle"))
+    project.write_corpus(documents(DOCUMENTS)[: DOCUMENTS // 2])  # half of them is too much
+    project.revision("fake-a", "notes", collection="notes")
+
+    assert project.end("upgrade").status == 3
+
+    assert project.live("notes") == "fake-a"
+    assert not project.end_state().settled
+    assert project.end("upgrade", "--yes").status == 0
+    assert project.end_state().settled and len(project.end_state().rows) == DOCUMENTS // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from embedmigrate import Collection, collection, command, resolve
 from embedmigrate.collection import SearchResult
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.models import EmbeddingModel
-from embedmigrate.serving import Pair, Server
+from embedmigrate.serving import Embedders, Pair
 from embedmigrate.stores.base import Hit
 from tests.faults.project import ROOT, Faulty
 from tests.faults.reading import Reader, Seen, Truth, switch
@@ -115,12 +116,12 @@ def test_queries_of_the_other_model_are_noticed(
         resolve.pinned(settings, one).fingerprint: resolve.pinned(settings, another)
         for one, another in (MODELS, MODELS[::-1])
     }
-    embedder = Server._embedder
+    taken = Embedders.taken
 
-    def mixed_up(server: Server, model: EmbeddingModel) -> Embedder:
-        return embedder(server, other[model.fingerprint])
+    def mixed_up(embedders: Embedders, model: EmbeddingModel) -> AbstractContextManager[Embedder]:
+        return taken(embedders, other[model.fingerprint])
 
-    monkeypatch.setattr(Server, "_embedder", mixed_up)
+    monkeypatch.setattr(Embedders, "taken", mixed_up)
     with Collection.open("articles", settings) as articles:
         seen = seen_through(project, articles, truth, 2)
 

@@ -118,3 +118,21 @@ def test_after_a_kill_the_next_runner_does_not_wait_for_the_lease(project: Fault
     project.upgrade()
 
     assert project.live() == "fake-b"
+
+
+def test_two_first_upgrades_make_one_catalog(project: Faulty) -> None:
+    """The race for the catalog itself: neither of the two finds one."""
+    for path in (*project.root.glob("catalog.db*"), *project.root.glob("indexes/*/*")):
+        path.unlink()
+    for folder in project.root.glob("indexes/*"):
+        folder.rmdir()
+    gate = {**AT_THE_LOCK, "at": "embedmigrate.catalog.database:Catalog._create"}
+    runners = [project.begin("upgrade", faults=[gate, A_SLOW_START]) for _ in range(2)]
+    for runner in runners:
+        runner.wait_until_stopped()
+    for runner in runners:
+        runner.send(signal.SIGCONT)
+
+    assert sorted(runner.finish() for runner in runners) == [0, 75]
+    assert project.live() == "fake-b"
+    assert command.verify(project.settings)["holds"]

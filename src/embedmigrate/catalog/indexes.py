@@ -146,6 +146,15 @@ def move(
         )
 
 
+def retain_ready(connection: Connection, collection: str) -> None:
+    """Retain what was made ready and not chosen, so that it can be used again, or dropped."""
+    connection.execute(
+        schema.index.update()
+        .where(_index.collection == collection, _index.state == IndexState.READY)
+        .values(state=IndexState.RETAINED, retained_at=time.time())
+    )
+
+
 def advance(connection: Connection, name: str, position: int) -> None:
     """Record that the index reflects the journal through ``position``; it never goes back."""
     connection.execute(

@@ -37,6 +37,17 @@ class RunState(StrEnum):
 STICKY = frozenset({RunState.CANCELLED, RunState.ROLLED_BACK})
 """States that a person chose; no scheduled command leaves them."""
 
+UNDER_WAY = frozenset(
+    {
+        RunState.PLANNED,
+        RunState.BACKFILLING,
+        RunState.CATCHING_UP,
+        RunState.BUILDING,
+        RunState.VERIFYING,
+    }
+)
+"""States that a runner works in, or died in."""
+
 
 @dataclass(frozen=True)
 class IndexRecord:

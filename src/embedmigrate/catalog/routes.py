@@ -67,6 +67,7 @@ def cut_over(
     indexes.move(connection, index_name, (IndexState.READY,), IndexState.LIVE)
     if before.live_index is not None:
         indexes.move(connection, before.live_index, (IndexState.LIVE,), IndexState.RETAINED)
+    indexes.retain_ready(connection, lease.collection)
     generation = _switch(connection, before, index_name)
     _add_applied(
         connection,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -76,14 +77,17 @@ def upgrade(
                     "the pending revisions changed while the locks were taken",
                     next_step="run the same command again",
                 )
+            failed: dict[str, EmbedMigrateError] = {}
             for collection in sorted(unsettled):
-                project.settle(collection, leases[collection])
-            prepared, failed = _prepare_all(project, upgrades, leases, again)
+                with _alone(collection, failed):
+                    project.settle(collection, leases[collection])
+            prepared = _prepare_all(project, upgrades, leases, again, failed)
             applied: list[str] = []
             if not until_ready:
                 applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
                 for collection in prepared:
-                    project.settle(collection, leases[collection])
+                    with _alone(collection, failed):
+                        project.settle(collection, leases[collection])
             done = [_describe(project, upgrade, prepared, failed) for upgrade in upgrades]
         result = {"schema": 1, "collections": done, "applied": applied}
         if failed:
@@ -187,12 +191,14 @@ def _prepare_all(
     upgrades: Sequence[Upgrade],
     leases: Mapping[str, Lease],
     again: str | None,
-) -> tuple[dict[str, RunRecord], dict[str, EmbedMigrateError]]:
-    """Prepare every collection; one that fails does not keep the others from it."""
+    failed: dict[str, EmbedMigrateError],
+) -> dict[str, RunRecord]:
+    """Prepare every collection that has not ``failed``; those that do are added there."""
     prepared: dict[str, RunRecord] = {}
-    failed: dict[str, EmbedMigrateError] = {}
     for upgrade in upgrades:
-        try:
+        if upgrade.collection in failed:
+            continue
+        with _alone(upgrade.collection, failed):
             prepared[upgrade.collection] = prepare(
                 project.job(upgrade.collection),
                 leases[upgrade.collection],
@@ -200,13 +206,20 @@ def _prepare_all(
                 again=again,
                 recall_target=project.settings.collection(upgrade.collection).recall_target,
             )
-        except Stopped:
-            raise
-        except EmbedMigrateError as error:
-            failed[upgrade.collection] = error
-            if len(upgrades) > 1:
-                project.reporter.note(f"{upgrade.collection}: {error}")
-    return prepared, failed
+        if upgrade.collection in failed and len(upgrades) > 1:
+            project.reporter.note(f"{upgrade.collection}: {failed[upgrade.collection]}")
+    return prepared
+
+
+@contextmanager
+def _alone(collection: str, failed: dict[str, EmbedMigrateError]) -> Iterator[None]:
+    """What fails for one collection is noted, and does not keep the others from anything."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except EmbedMigrateError as error:
+        failed[collection] = error
 
 
 def _walk(

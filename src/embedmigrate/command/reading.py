@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from embedmigrate import resolve
 from embedmigrate.catalog import indexes, locks, routes, runs
-from embedmigrate.catalog.records import IndexRecord, IndexState, RunState
+from embedmigrate.catalog.records import UNDER_WAY, IndexRecord, IndexState
 from embedmigrate.collection import Collection
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
@@ -71,8 +71,12 @@ def status(settings: Settings) -> dict[str, Any]:
     if project is None:
         empty = [_nothing(name) for name in sorted(settings.collections)]
         return {"schema": 1, "collections": empty}
-    with project, project.catalog.read() as connection:
-        entries = [_status_of(project, connection, name) for name in sorted(settings.collections)]
+    with project:
+        with project.catalog.read() as connection:
+            entries = [_status_of(connection, name) for name in sorted(settings.collections)]
+        for entry in entries:  # behind the transaction: an index may take seconds to open
+            if live := entry["live"]:
+                live["documents"] = _documents(project, entry["collection"], live["index"])
     return {"schema": 1, "collections": entries}
 
 
@@ -87,7 +91,7 @@ def _nothing(collection: str) -> dict[str, Any]:
     }
 
 
-def _status_of(project: Project, connection: Connection, collection: str) -> dict[str, Any]:
+def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     route = routes.get(connection, collection)
     applied = routes.applied_of(connection, collection)
     entry = _nothing(collection)
@@ -100,7 +104,7 @@ def _status_of(project: Project, connection: Connection, collection: str) -> dic
             "fingerprint": live.fingerprint,
             "model": live.model.name,
             "generation": route.generation,
-            "documents": _documents(project, collection, live.name),
+            "documents": None,
         }
     for index in indexes.of_collection(connection, collection):
         if index.name == route.live_index:
@@ -111,8 +115,8 @@ def _status_of(project: Project, connection: Connection, collection: str) -> dic
             "model": index.model.name,
         }
         run = runs.latest(connection, collection, index=index.name)
-        working = run is not None and run.state not in (RunState.ROLLED_BACK, RunState.CANCELLED)
-        if index.state is IndexState.RETAINED and not (working and _under_way(run)):
+        rebuilt = run is not None and run.state in UNDER_WAY
+        if index.state is IndexState.RETAINED and not rebuilt:
             entry["retained"].append({**described, "retained_at": index.retained_at})
         elif run is not None:
             entry["shadow"] = {
@@ -127,16 +131,6 @@ def _status_of(project: Project, connection: Connection, collection: str) -> dic
                 "reason": run.reason,
             }
     return entry
-
-
-def _under_way(run: Any) -> bool:
-    return run.state in (
-        RunState.PLANNED,
-        RunState.BACKFILLING,
-        RunState.CATCHING_UP,
-        RunState.BUILDING,
-        RunState.VERIFYING,
-    )
 
 
 def _documents(project: Project, collection: str, index: str) -> int | None:

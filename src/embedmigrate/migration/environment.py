@@ -186,7 +186,8 @@ def load_scripts(config: Config, settings: Settings) -> ScriptDirectory:
 def script_errors() -> Iterator[None]:
     """Turn what Alembic and script files raise into errors with a contracted exit code.
 
-    One thread at a time: Alembic's contexts belong to the process. What does not come out of a script is a fault of this program, and passes.
+    One thread at a time: Alembic's contexts belong to the process. What does not come out of a
+    script is a fault of this program, and passes.
     """
     try:
         with _ONE_AT_A_TIME, redirect_stderr(io.StringIO()):
