@@ -254,7 +254,7 @@ def test_every_document_has_the_shape_that_the_reference_shows(project: Workspac
     assert told("search", "articles", "a telescope", "-k", "1")["generation"] == 2
     assert told("rollback", "articles", "--reason", "why not")["undone"] == [A2]
     assert told("downgrade", "base")["collections"][0]["live"] is None
-    project.edit_config("[embedmigrate]", "[embedmigrate]\nretain_seconds = 0")
+    project.let_grace_pass()
     assert sorted(told("contract")["collections"][0]["dropped"]) == [
         "articles-0001",
         "articles-0002",

@@ -82,9 +82,9 @@ def test_the_candidate_is_open_before_the_cut_over(live: Workspace) -> None:
 
 
 def test_an_index_dropped_under_a_reader_makes_it_resolve_once_more(live: Workspace) -> None:
-    live.edit_config("[embedmigrate]", "[embedmigrate]\nretain_seconds = 0")
     with Collection.open("articles", live.settings) as articles:
         live.upgrade()
+        live.let_grace_pass()
         command.contract(live.settings)
         wait_for(lambda: articles.search(QUERY).generation, lambda found: found == 2)
 

@@ -449,3 +449,11 @@ def test_no_configuration_says_how_to_make_one(
     monkeypatch.setenv("EMBEDMIGRATE_CONFIG", str(tmp_path / "gone.toml"))
     with pytest.raises(ConfigError, match=r"gone\.toml does not exist"):
         load_settings()
+
+
+def test_an_index_cannot_be_dropped_under_readers_that_are_still_leaving_it(
+    tmp_path: Path,
+) -> None:
+    error = refusal(tmp_path, "[embedmigrate]\nretain_seconds = 60\nswitch_grace = 30\n")
+    assert "retain_seconds is at least 310" in error.message
+    load(tmp_path, "[embedmigrate]\nretain_seconds = 60\nswitch_grace = 5\n")

@@ -154,7 +154,7 @@ def test_contract_waits_out_the_grace_and_then_downgrade_offers_two_ways(
     migrated.upgrade()
     with pytest.raises(Refused, match="grace"):
         command.contract(migrated.settings)
-    migrated.edit_config("[embedmigrate]", "[embedmigrate]\nretain_seconds = 0")
+    migrated.let_grace_pass()
 
     assert command.contract(migrated.settings)["collections"][0]["dropped"] == ["articles-0001"]
 

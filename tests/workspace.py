@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,6 +174,13 @@ class Workspace:
         """Name of the model that is live."""
         live = self.status(collection)["live"]
         return None if live is None else live["model"]
+
+    def let_grace_pass(self, days: int = 30) -> None:
+        """Make every retained index look as if it had been retained so many days longer."""
+        with closing(sqlite3.connect(self.root / "catalog.db")) as catalog, catalog:
+            catalog.execute(
+                "UPDATE embedmigrate_index SET retained_at = retained_at - ?", (days * 86_400,)
+            )
 
     def run(self, *args: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
         """The command line, in a process of its own."""

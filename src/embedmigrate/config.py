@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedmigrate.context import AdapterContext
 from embedmigrate.embedders.base import Embedder, ModelConfig
@@ -27,6 +27,10 @@ from embedmigrate.sources.base import Source, SourceConfig
 from embedmigrate.stores.base import Store, StoreConfig
 
 FILE_NAME = "embedmigrate.toml"
+ROUTE_CACHE_SECONDS = 1.0
+"""How old an application's route may be where the catalog cannot say that nothing changed."""
+READERS_LEAVE = 10
+"""An index is kept at least so many times as long as the slowest reader may still need it."""
 ENVIRONMENT_VARIABLE = "EMBEDMIGRATE_CONFIG"
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -52,6 +56,16 @@ class _General(BaseModel):
     """Grace before ``contract`` may drop an index that is no longer live."""
     switch_grace: float = Field(default=30.0, gt=0)
     """How long an application may serve the old pair while it opens a new one, in seconds."""
+
+    @model_validator(mode="after")
+    def _readers_can_leave(self) -> Self:
+        least = READERS_LEAVE * (ROUTE_CACHE_SECONDS + self.switch_grace)
+        if self.retain_seconds < least:
+            raise ValueError(
+                f"retain_seconds is at least {least:g}: {READERS_LEAVE} times what an application "
+                f"may take to notice a switch and follow it (switch_grace {self.switch_grace:g} s)"
+            )
+        return self
 
 
 class _Collection(BaseModel):
@@ -173,7 +187,7 @@ def find_config(start: Path | None = None) -> Path:
         if (folder / FILE_NAME).is_file():
             return folder / FILE_NAME
         project = folder / "pyproject.toml"
-        if project.is_file() and "[tool.embedmigrate" in project.read_text("utf-8"):
+        if project.is_file() and b"[tool.embedmigrate" in project.read_bytes():
             return project
     raise ConfigError(
         f"no {FILE_NAME} in {start} or above it",

@@ -18,13 +18,12 @@ from typing import NamedTuple
 
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.records import IndexRecord, Route
+from embedmigrate.config import ROUTE_CACHE_SECONDS
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.errors import IndexGone, ModelMismatch, StorageUnavailable, UsageError
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.stores.base import IndexReader, Store
 
-ROUTE_CACHE_SECONDS = 1.0
-"""How old the route may be where the catalog cannot say cheaply that nothing changed."""
 LOOK_EVERY_SECONDS = 1.0
 """How often the route is looked at when no request comes."""
 RETRY_SECONDS = 1.0

@@ -102,6 +102,18 @@ def test_a_wrong_answer_is_never_stored(bench: Bench) -> None:
         assert prepare(bench.job, lease, transition(bench)).state is RunState.READY
 
 
+def test_what_a_model_raises_is_told_without_its_words(bench: Bench) -> None:
+    def confide(vectors: np.ndarray) -> np.ndarray:
+        raise RuntimeError(f"cannot embed {bench.embedder.asked[-1]!r}")
+
+    bench.embedder.spoil = confide
+    with bench.locked() as lease, pytest.raises(BadAnswer, match="RuntimeError") as failure:
+        prepare(bench.job, lease, transition(bench))
+    with bench.catalog.read() as connection:
+        run = runs.latest(connection, "things")
+    assert run is not None and "text 2" not in f"{failure.value} {run.reason}"
+
+
 @pytest.mark.parametrize(
     ("spoil", "invariant"),
     [

@@ -33,7 +33,6 @@ GENERAL = """
 script_location = "migrations"
 catalog = "sqlite:///catalog.db"
 batch_size = {batch_size}
-retain_seconds = 0
 """
 
 Fault = Mapping[str, Any]

@@ -99,6 +99,7 @@ def test_an_index_that_is_dropped_under_a_reader_is_no_error(
     reader = Reader(articles, truth)
     reader.start()
     switch(project, 1)
+    project.let_grace_pass()
     command.contract(project.settings)
     wait_for(lambda: reader.seen.generation, lambda generation: generation == 4)
 

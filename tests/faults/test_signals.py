@@ -9,8 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.faults.conftest import BATCH
-from tests.faults.project import Faulty
+from tests.faults.conftest import BATCH, QUERY
+from tests.faults.project import EndState, Faulty
 
 SLOW = {"at": "embedmigrate.embedders.hashing:HashingEmbedder._embed", "do": "sleep"}
 
@@ -39,6 +39,28 @@ def test_a_signal_stops_between_two_calls_and_the_same_command_resumes(
     assert project.end("upgrade").status == 0
     assert project.live() == "fake-b"
     assert max(project.paid_twice().values(), default=0) <= 2 * BATCH
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "embedmigrate.catalog.runs:plan_batches",
+        "embedmigrate.engine.prepare:note_differences",
+        "embedmigrate.engine.prepare:verify",
+        "embedmigrate.command.forward:_walk",
+        "embedmigrate.command.project:Project.settle",
+    ],
+)
+def test_a_signal_in_any_phase_stops_and_the_same_command_resumes(
+    project: Faulty, undisturbed: EndState, at: str
+) -> None:
+    stopped = project.end("upgrade", faults=[{"at": at, "do": "send", "with_": "SIGTERM"}])
+    assert stopped.status == 7, stopped.errors
+
+    project.upgrade()
+
+    assert project.end_state([QUERY]).differences(undisturbed) == []
+    assert not project.paid_twice()
 
 
 def test_with_stop_ok_a_signal_is_no_failure(project: Faulty) -> None:

@@ -32,9 +32,7 @@ def busy(project: Faulty) -> Iterator[None]:
     "at",
     [
         "embedmigrate.catalog.locks:acquire",
-        "embedmigrate.engine.prepare:_open_run",
         "embedmigrate.engine.backfill:_BackfillWork.save",
-        "embedmigrate.engine.prepare:verify",
         "embedmigrate.command.forward:_walk",
         "embedmigrate.engine.settle:catch_up",
     ],
@@ -67,7 +65,7 @@ def test_a_catalog_that_is_busy_for_a_moment_stops_nobody(project: Faulty) -> No
     assert runner.finish() == 0, runner.errors
 
 
-@pytest.mark.parametrize("kilobytes", [1, 40, 80, 120, 160, 200])
+@pytest.mark.parametrize("kilobytes", [1, 40, 80, 120, 160])
 def test_wherever_the_disk_fills_up_the_runner_stops_and_resumes(
     project: Faulty, undisturbed: EndState, kilobytes: int
 ) -> None:
@@ -91,7 +89,7 @@ def fails(at: str, number: int, call: int) -> Fault:
 @pytest.mark.parametrize(
     "fault",
     [
-        *(fails("os:fsync", errno.EIO, call) for call in (1, 3, 5, 8)),
+        *(fails("os:fsync", errno.EIO, call) for call in (1, 3, 6)),
         fails("os:pwrite", errno.ENOSPC, 2),
         fails("tempfile:TemporaryFile", errno.ENOSPC, 1),
         fails("pathlib:Path.rename", errno.EACCES, 1),

@@ -75,7 +75,7 @@ def init(directory: Path, template: str = "default", *, root: Path | None = None
 
 def _configured_in_pyproject(root: Path) -> bool:
     project = root / "pyproject.toml"
-    return project.is_file() and "[tool.embedmigrate" in project.read_text("utf-8")
+    return project.is_file() and b"[tool.embedmigrate" in project.read_bytes()
 
 
 def pin(settings: Settings, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from embedmigrate.embedders.base import Embedder, Vectors, checked
 from embedmigrate.engine.job import StopSignal
+from embedmigrate.errors import BadAnswer, EmbedMigrateError
 from embedmigrate.sources.base import Document
 
 CALL_SIZE = 64
@@ -39,9 +40,24 @@ def embed_documents(
     for start in range(0, len(missing), CALL_SIZE):
         stop.check()
         keys = missing[start : start + CALL_SIZE]
-        answer = embedder.embed_documents([texts[key] for key in keys])
+        answer = _ask(embedder, [texts[key] for key in keys])
         known.update(zip(keys, checked(answer, len(keys), embedder.model), strict=True))
     vectors = np.empty((len(documents), embedder.model.dimensions), dtype=np.float32)
     for position, document in enumerate(documents):
         vectors[position] = known[document.content_hash]
     return EmbeddedBatch(vectors, len(missing))
+
+
+def _ask(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """The model's answer. An exception is named by its type: its message may hold a text (I21)."""
+    try:
+        return embedder.embed_documents(texts)
+    except EmbedMigrateError:
+        raise
+    except Exception as error:
+        raise BadAnswer(
+            f"{embedder.model.reference} failed on a call of {len(texts)} texts",
+            found=type(error).__name__,
+            expected="an answer",
+            next_step="run the same command again; if it stays, try the model on its own",
+        ) from error
