@@ -121,7 +121,15 @@ JSON: dict[str, dict[str, Any]] = {
                     "embedded": 512,
                     "reason": None,
                 },
-                "retained": [{**_INDEX, "retained_at": 1740794413.2}],
+                "retained": [
+                    {
+                        **_INDEX,
+                        "retained_at": 1740794413.2,
+                        "state": "rolled_back",
+                        "revision": "27d93df7c3cd",
+                        "reason": "worse for Russian",
+                    }
+                ],
                 "revision": "3f9c2a1b77d0",
                 "runner": "process 4711 on search-1",
             }

@@ -607,8 +607,8 @@ CASES = [
     Case(
         "unwritable catalog",
         file_in_the_way_of_the_catalog,
-        TEMPORARY,
-        ("corpus.jsonl/catalog.db",),
+        78,
+        ("corpus.jsonl", "a folder that exists"),
     ),
     *(
         Case(

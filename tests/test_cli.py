@@ -310,7 +310,8 @@ def test_an_index_that_was_kept_is_not_said_to_be_empty(project: Workspace) -> N
     out = run(project.root, "upgrade", "--again", "the prompt is right now").out
 
     assert (
-        out == "articles: fake-b is live in index articles-0002, generation 4 (nothing to embed)\n"
+        out == "articles: fake-b is live in index articles-0002, generation 4 "
+        "(40 documents, 0 skipped, 0 embedded)\n"
     )
 
 

@@ -61,7 +61,7 @@ def test_the_quickstart_moves_a_collection_between_two_real_models_and_back(tmp_
     seen = re.findall(r"the application: 100 queries, generation (\d), (\w+)", said)
     assert seen == [("1", "wordllama"), ("2", "minilm"), ("3", "wordllama"), ("4", "minilm")]
     assert "(exit status 3)" in said, "a scheduled upgrade does not undo the rollback"
-    assert "(0 documents, 0 skipped, 0 embedded)" in said, "going forward again costs nothing"
+    assert "(600 documents, 0 skipped, 0 embedded)" in said, "going forward again costs nothing"
     (status,) = command.status(load_settings(project / "embedmigrate.toml"))["collections"]
     assert (status["live"]["model"], status["live"]["documents"]) == ("minilm", 600)
     assert [index["model"] for index in status["retained"]] == ["wordllama"]

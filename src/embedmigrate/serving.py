@@ -17,10 +17,16 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
 from embedmigrate.catalog import Catalog, indexes, routes
-from embedmigrate.catalog.records import IndexRecord, Route
+from embedmigrate.catalog.records import IndexRecord, IndexState, Route
 from embedmigrate.config import ROUTE_CACHE_SECONDS
 from embedmigrate.embedders.base import Embedder
-from embedmigrate.errors import IndexGone, ModelMismatch, StorageUnavailable, UsageError
+from embedmigrate.errors import (
+    DamagedIndex,
+    IndexGone,
+    ModelMismatch,
+    StorageUnavailable,
+    UsageError,
+)
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.stores.base import IndexReader, Store
 
@@ -282,7 +288,7 @@ class Server:
         with self._catalog.read() as connection:
             index = indexes.get(connection, name)
         with ExitStack() as resources:
-            reader = resources.enter_context(closing(self._store.reader(name)))
+            reader = resources.enter_context(closing(self._reader(index)))
             if reader.manifest.fingerprint != index.fingerprint:
                 raise ModelMismatch(
                     f"index {name} does not hold what the catalog says",
@@ -293,6 +299,20 @@ class Server:
             embedder = resources.enter_context(self._embedders.taken(index.model))
             reader.search(embedder.embed_queries(["warm up"]), 1)
             return OpenIndex(index, reader, embedder, resources.pop_all())
+
+    def _reader(self, index: IndexRecord) -> IndexReader:
+        try:
+            return self._store.reader(index.name)
+        except IndexGone as error:
+            if index.state is not IndexState.LIVE:
+                raise
+            raise DamagedIndex(
+                f"the live index {index.name} is not in its store any more",
+                found=error.message,
+                expected="the index that the route names",
+                next_step=f"restore it from a backup; or embedmigrate rollback {self._collection}, "
+                "then embedmigrate upgrade --again REASON builds a new one",
+            ) from error
 
     def forget(self) -> None:
         """Resolve the route once more from scratch: an index turned out to be gone."""

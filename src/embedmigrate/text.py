@@ -17,12 +17,8 @@ def moved(result: dict[str, Any]) -> str:
             f"{entry['collection']}: {entry['model'].partition('@')[0]} "
             f"{'is live' if entry['live'] else 'is ready'} in index {entry['index']}, "
             f"generation {entry['generation']} "
-            + (
-                f"({entry['done']} documents, {entry['skipped']} skipped, "
-                f"{entry['embedded']} embedded)"
-                if entry["total"]
-                else "(nothing to embed)"
-            )
+            f"({entry['done']} documents, {entry['skipped']} skipped, "
+            f"{entry['embedded']} embedded)"
         )
     lines += [f"applied {name}: moves nothing" for name in result["applied"] if name not in told]
     return "\n".join(lines) or "nothing to do"
@@ -81,6 +77,12 @@ def status(result: dict[str, Any]) -> str:
             )
         lines += [
             f"  retained: {retained['model']} in {retained['index']}"
+            + (
+                f", revision {retained['revision']} was {retained['state'].replace('_', ' ')} "
+                f"({retained['reason'] or 'no reason given'})"
+                if retained["state"]
+                else ""
+            )
             for retained in entry["retained"]
         ]
         if entry["runner"]:

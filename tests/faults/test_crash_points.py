@@ -139,6 +139,20 @@ def test_a_block_that_was_cut_short_can_be_given_up(two_pending: Faulty, verb: s
     assert two_pending.live() == "fake-c"
 
 
+def test_a_block_that_was_cut_short_can_be_given_up_without_its_scripts(
+    two_pending: Faulty,
+) -> None:
+    before = two_pending.status()["revision"]
+    two_pending.kill("upgrade", at=kill_at(f"{CATALOG}.routes:cut_over"))
+    for script in (two_pending.root / "migrations" / "versions").glob("*.py"):
+        if "first" not in script.name:
+            script.unlink()
+
+    command.rollback(two_pending.settings, "articles")
+
+    assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", before)
+
+
 def test_a_revision_that_came_after_the_crash_joins_the_block(two_pending: Faulty) -> None:
     before = two_pending.status()["revision"]
     two_pending.kill("upgrade", at=kill_at(f"{CATALOG}.routes:cut_over"))
@@ -149,6 +163,17 @@ def test_a_revision_that_came_after_the_crash_joins_the_block(two_pending: Fault
     assert two_pending.live() == "fake-b"
     command.rollback(two_pending.settings, "articles")
     assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", before)
+
+
+def test_a_rollback_of_a_block_that_was_cut_short_is_finished(two_pending: Faulty) -> None:
+    before = two_pending.status()["revision"]
+    two_pending.upgrade()
+
+    two_pending.kill("rollback", "articles", at=kill_at(f"{CATALOG}.routes:undo", call=2))
+    command.rollback(two_pending.settings, "articles")
+
+    assert (two_pending.live(), two_pending.status()["revision"]) == ("fake-a", before)
+    assert two_pending.end_state().settled
 
 
 def test_an_index_that_was_prepared_and_not_chosen_is_not_kept_for_ever(

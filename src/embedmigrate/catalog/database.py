@@ -158,6 +158,12 @@ def make_engine(url: str) -> Engine:
                 expected="a file, for example sqlite:///catalog.db",
                 next_step="edit `catalog` in the configuration",
             )
+        if not file.absolute().parent.is_dir():
+            raise ConfigError(
+                f"the folder of the catalog does not exist: {file.absolute().parent}",
+                expected="a folder that exists",
+                next_step="make it, or edit `catalog` in the configuration",
+            )
         refuse_network_filesystem(file)
         options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS}
     try:
@@ -241,7 +247,9 @@ def translated(place: str) -> Iterator[None]:
         foreign = type(error.orig) in (sqlite3.OperationalError, sqlite3.DatabaseError)
         if foreign and not any(sign in said for sign in _PASSING):
             raise UnknownCatalog(
-                f"the file at {place} is not a catalog that this program can use: {said}",
+                f"the file at {place} is not a catalog that this program can use",
+                found=said,
+                expected="a catalog that embedmigrate made",
                 next_step="restore it from a backup, or correct `catalog` in the configuration",
             ) from error
         if isinstance(error, OperationalError):

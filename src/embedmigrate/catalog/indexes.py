@@ -105,12 +105,12 @@ def of_collection(
     return [IndexRecord.of(row) for row in connection.execute(query.order_by(_index.name))]
 
 
-def reusable(connection: Connection, collection: str, spec: IndexSpec) -> IndexRecord | None:
-    """The newest index of this spec that is neither dropped nor live."""
+def reusable(connection: Connection, collection: str, spec: IndexSpec) -> list[IndexRecord]:
+    """The indexes of this spec that are neither dropped nor live, newest first."""
     rows = of_collection(
         connection, collection, IndexState.BUILDING, IndexState.READY, IndexState.RETAINED
     )
-    return next((row for row in reversed(rows) if row.spec.answers_like(spec)), None)
+    return [row for row in reversed(rows) if row.spec.answers_like(spec)]
 
 
 def known_names(connection: Connection) -> set[str]:

@@ -60,6 +60,9 @@ def downgrade(
         heads = project.applied_heads()
         _refuse_ambiguous(settings, target, heads)
         steps = pending_downgrades(scripts, heads, target)
+        named, at, _ = target.partition("@")
+        if at and named in settings.collections:
+            _refuse_company(named, target, steps)
         downgrades = _plan(project, steps)
         moving = {plan.collection for plan in downgrades}
         unsettled = project.unsettled() - moving
@@ -107,7 +110,9 @@ def rollback(
         base = block[-1].down_revision
         if _has_scripts(settings, block):
             target = base if base is not None else f"{collection}@base"
-            _refuse_company(project, collection, target)
+            scripts = Environment(settings).scripts()
+            steps = pending_downgrades(scripts, project.applied_heads(), target)
+            _refuse_company(collection, target, steps)
             project.close()
             return downgrade(
                 settings,
@@ -119,7 +124,8 @@ def rollback(
                 reporter=reporter,
                 stop=stop,
             )
-        plan = Downgrade(collection, tuple(block), True, block[0].previous_index)
+        switches = block[0].superseded_by is None
+        plan = Downgrade(collection, tuple(block), switches, block[0].previous_index)
         with project.locked([collection]) as leases:
             plans = _make_targets_ready(project, [plan], leases, now=now, rebuild=rebuild)
             _switch_without_scripts(
@@ -132,19 +138,22 @@ def rollback(
 # -- what is undone ---------------------------------------------------------------------------
 
 
-def _refuse_company(project: Project, collection: str, target: str) -> None:
-    """``Irreversible`` when a rollback of one collection would undo cut-overs of others."""
-    scripts = Environment(project.settings).scripts()
-    steps = pending_downgrades(scripts, project.applied_heads(), target)
+def _refuse_company(collection: str, target: str, steps: Sequence[RecordedStep]) -> None:
+    """``Irreversible`` when going back with one collection would undo cut-overs of others."""
     moving = {step.operation.collection for step in steps if step.operation is not None}
     if others := moving - {collection}:
         raise Irreversible(
-            f"a rollback of {collection!r} would take other collections back with it",
+            f"going back with {collection!r} would take other collections back with it",
             found=f"later revisions of {', '.join(sorted(others))} on the branch that was merged",
             expected=f"revisions of {collection!r} alone",
-            next_step=f"embedmigrate downgrade {target}, if all of them shall go back; else a "
+            next_step=f"embedmigrate downgrade {_lowest(steps)}, if all shall go back; else a "
             f"forward revision: embedmigrate revision --collection {collection} --to …",
         )
+
+
+def _lowest(steps: Sequence[RecordedStep]) -> str:
+    """The target that undoes all of ``steps`` without naming a collection."""
+    return f"{steps[-1].revision}-1"
 
 
 def _refuse_ambiguous(settings: Settings, target: str, heads: tuple[str, ...]) -> None:
@@ -316,7 +325,7 @@ def _switch_without_scripts(
                 lease,
                 record,
                 target_index=plan.target_index,
-                switch=record is plan.undone[0],
+                switch=plan.switches and record is plan.undone[0],
                 reason=reason,
             )
 
@@ -327,7 +336,10 @@ def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:
         return None
     with project.catalog.read() as connection:
         switch = events.last(connection, collection, "cut_over", "rolled_back")
+        applied = routes.applied_of(connection, collection)
     if switch is None or switch["kind"] != "rolled_back":
+        return None
+    if applied and applied[0].superseded_by is not None:  # rows of its block are still there
         return None
     with project.locked([collection]) as leases:
         project.settle(collection, leases[collection])

@@ -19,7 +19,7 @@ from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.prepare import prepare
-from embedmigrate.errors import EmbedMigrateError, LockHeld, Refused, Stopped
+from embedmigrate.errors import EmbedMigrateError, LockHeld, Refused, Stopped, UsageError
 from embedmigrate.migration.environment import Environment, script_errors
 from embedmigrate.migration.plan import Upgrade, plan_upgrade
 from embedmigrate.migration.recorder import (
@@ -55,6 +55,8 @@ def upgrade(
     error is raised, and its ``result`` is what would have been returned.
     """
     targets = branch_targets(settings, targets)
+    if again is not None and not again.strip():
+        raise UsageError("--again needs a reason", next_step='--again "why it is right now"')
     scripts = Environment(settings).scripts()
     refuse_forks(scripts)
     with Project(

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from embedmigrate import resolve
 from embedmigrate.catalog import indexes, locks, routes, runs
-from embedmigrate.catalog.records import UNDER_WAY, IndexRecord, IndexState
+from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState
 from embedmigrate.collection import Collection
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
@@ -117,7 +117,16 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
         run = runs.latest(connection, collection, index=index.name)
         rebuilt = run is not None and run.state in UNDER_WAY
         if index.state is IndexState.RETAINED and not rebuilt:
-            entry["retained"].append({**described, "retained_at": index.retained_at})
+            undone = run is not None and run.state in STICKY
+            entry["retained"].append(
+                {
+                    **described,
+                    "retained_at": index.retained_at,
+                    "state": run.state if run is not None and undone else None,
+                    "revision": run.revision if run is not None and undone else None,
+                    "reason": run.reason if run is not None and undone else None,
+                }
+            )
         elif run is not None:
             entry["shadow"] = {
                 **described,

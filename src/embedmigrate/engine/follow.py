@@ -105,6 +105,11 @@ def follow(job: Job, lease: Lease, source: Source, writer: IndexWriter, index: s
     what is durable in the store, never the other way round (I14).
     """
     followed = Followed()
+    with job.catalog.read() as connection:
+        entries = journal.head(connection, job.collection)
+        entries -= indexes.get(connection, index).position
+    if entries:
+        job.reporter.phase(job.collection, "catching up", entries)
     while True:
         job.stop.check()
         with job.catalog.read() as connection:
@@ -154,4 +159,4 @@ def _apply(
         rows = [row for document in changed for row in rows_of([document], seqs[document.id])]
         followed.written += writer.write(rows, result.vectors).applied
         followed.embedded += result.embedded
-    job.reporter.advance(len(seqs))
+    job.reporter.advance(len(page))

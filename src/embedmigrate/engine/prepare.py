@@ -22,7 +22,9 @@ from embedmigrate.engine.follow import follow, note_differences
 from embedmigrate.engine.job import Job
 from embedmigrate.engine.verify import Finding, verification_failed, verify
 from embedmigrate.errors import (
+    DamagedIndex,
     EmbedMigrateError,
+    IndexGone,
     SourceMismatch,
     StickyState,
     Stopped,
@@ -65,10 +67,10 @@ def prepare(
     _refuse_sticky(job, transition, again)
     check_store(job, route_generation(job))
     with closing(job.open_source(transition.spec.recipe)) as source:
-        # what is wrong with the source or the model is said before anything is made
+        # what is wrong with the model or the source is said before anything is made
+        job.embedder(transition.spec.model)
         job.reporter.phase(job.collection, "reading the source")
         source.prepare()
-        job.embedder(transition.spec.model)
         return _prepare(job, lease, transition, source, again, recall_target)
 
 
@@ -123,20 +125,28 @@ def _refuse_sticky(job: Job, transition: Transition, again: str | None) -> None:
 def _open_run(
     job: Job, lease: Lease, transition: Transition, again: str | None
 ) -> tuple[RunRecord, IndexRecord]:
+    with job.catalog.read() as connection:
+        candidates = indexes.reusable(connection, job.collection, transition.spec)
+    usable = {index.name: index for index in candidates if _is_sound(job, index)}
     with job.catalog.write() as connection:
         last = runs.latest(connection, job.collection, revision=transition.revision)
-        if last is not None and last.state not in STICKY:
-            index = indexes.get(connection, last.index_name)
-            resumable = index.spec.answers_like(transition.spec) and index.state in (
-                IndexState.BUILDING,
-                IndexState.READY,
-                IndexState.RETAINED,
-            )
-            if resumable:
-                return runs.take_over(connection, lease, last), index
-        reused = indexes.reusable(connection, job.collection, transition.spec)
+        if last is not None and last.state not in STICKY and last.index_name in usable:
+            return runs.take_over(connection, lease, last), usable[last.index_name]
+        reused = next(iter(usable.values()), None)
         index = reused or indexes.create(connection, job.collection, transition.spec)
         return runs.create(connection, lease, transition.revision, index.name, again), index
+
+
+def _is_sound(job: Job, index: IndexRecord) -> bool:
+    """Whether an index may be built on. One that is not there yet, or any more, is made again."""
+    try:
+        job.store.reader(index.name).close()
+    except IndexGone:
+        return True
+    except DamagedIndex as error:
+        job.reporter.note(f"{index.name} is not used again: {error.message}")
+        return False
+    return True
 
 
 def sticky(run: RunRecord, actor: str, at: float) -> StickyState:
@@ -180,8 +190,15 @@ class _Preparation:
         if run.state is RunState.BACKFILLING:
             self._backfill(run)
         run = self._move(run, RunState.CATCHING_UP)
-        comparison, lagging = self._catch_up()
-        run = self._move(run, RunState.BUILDING)
+        comparison, lagging, embedded = self._catch_up()
+        run = self._move(
+            run,
+            RunState.BUILDING,
+            total=comparison.source + comparison.skipped,
+            done=comparison.source - comparison.missing,
+            skipped=comparison.skipped,
+            embedded=run.embedded + embedded,
+        )
         self._phase("building")
         self.writer.build()
         run = self._move(run, RunState.VERIFYING)
@@ -193,13 +210,15 @@ class _Preparation:
         embedder = self.job.embedder(self.index.model)
         backfill(self.job, self.lease, run, self.source, self.writer, embedder)
 
-    def _catch_up(self) -> tuple[Comparison, int]:
+    def _catch_up(self) -> tuple[Comparison, int, int]:
         """Compare and apply until a comparison finds nothing.
 
+        Returns the last comparison, how many of its differences are a lag, and the texts embedded.
         On a source that never stands still the last differences are a lag, as long as none of them
         was there, unchanged, one round before: such a one was applied and did not hold.
         """
         before: set[object] = set()
+        embedded = 0
         for round_number in range(1, MAX_ROUNDS + 1):
             self._phase("comparing")
             if round_number > 1:
@@ -210,9 +229,9 @@ class _Preparation:
             if found == 0 or stuck or round_number == MAX_ROUNDS:
                 break
             before = set(noted.remembered)
-            self._phase("catching up", found)
-            follow(self.job, self.lease, self.source, self.writer, self.index.name)
-        return noted.comparison, 0 if stuck else found
+            done = follow(self.job, self.lease, self.source, self.writer, self.index.name)
+            embedded += done.embedded
+        return noted.comparison, 0 if stuck else found, embedded
 
     def _verify(self, comparison: Comparison, lagging: int) -> list[Finding]:
         self._phase("verifying")

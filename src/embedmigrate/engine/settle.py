@@ -28,9 +28,7 @@ def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None 
             writer.set_generation(generation)
         job.reporter.phase(job.collection, "comparing")
         source.prepare()
-        noted = note_differences(job, lease, source, index_name)
-        if noted.comparison.differences:
-            job.reporter.phase(job.collection, "catching up", noted.comparison.differences)
+        note_differences(job, lease, source, index_name)
         followed = follow(job, lease, source, writer, index_name)
         if followed.changes:
             writer.build()

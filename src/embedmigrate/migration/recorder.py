@@ -15,7 +15,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 
-from embedmigrate.errors import EmbedMigrateError, Fork, ScriptError
+from embedmigrate.errors import EmbedMigrateError, Fork, ScriptError, UnknownRevision
 from embedmigrate.migration.environment import script_errors
 from embedmigrate.migration.operations import HANDLER, ReembedOp, RollbackOp
 
@@ -113,10 +113,33 @@ def _record_steps(
     scripts: ScriptDirectory, heads: tuple[str, ...], targets: Sequence[str], *, upgrade: bool
 ) -> list[RecordedStep]:
     steps_to = scripts._upgrade_revs if upgrade else scripts._downgrade_revs
+    for head in heads:
+        if head not in {script.revision for script in scripts.walk_revisions()}:
+            raise ScriptError(
+                f"the script of an applied revision is gone: {head}",
+                found=f"no script {head} in {scripts.versions}",
+                expected="every applied revision's script",
+                next_step="restore it from version control, or embedmigrate rollback COLLECTION",
+            )
     seen: dict[str, RecordedStep] = {}
     for target in targets:
+        if not upgrade and not heads:
+            raise UnknownRevision(
+                "nothing is applied that could be undone",
+                found=f"target {target}",
+                expected="an applied revision",
+                next_step="embedmigrate current",
+            )
         with script_errors():
-            steps = steps_to(target, heads)  # type: ignore[arg-type]
+            try:
+                steps = steps_to(target, heads)  # type: ignore[arg-type]
+            except (AssertionError, TypeError) as error:  # Alembic's way to say "no such target"
+                raise UnknownRevision(
+                    f"{target!r} names no revision",
+                    found=target or "an empty target",
+                    expected="a revision, a collection, or one of heads, +1, articles@-1",
+                    next_step="embedmigrate history",
+                ) from error
         for step in steps:
             script = step.revision
             assert isinstance(script, Script)
@@ -151,6 +174,7 @@ def refuse_forks(scripts: ScriptDirectory, collections: Iterable[str] | None = N
                     found=f"revisions {earlier.revision} and {later.revision}, "
                     "neither after the other",
                     expected="one re-embedding after the other",
-                    next_step=f"set down_revision of {later.revision} to {earlier.revision!r} and "
-                    f"its source to that revision's target, or delete one of the two",
+                    next_step="rebase the one that is not applied yet (embedmigrate current): set "
+                    "its down_revision to the other's id and its source to the other's target; or "
+                    "delete it",
                 )

@@ -117,7 +117,8 @@ def damaged(
         f"{path} is damaged: {what}",
         found=found,
         expected=expected,
-        next_step="restore the index folder from a backup, or build the index again",
+        next_step="restore the index folder from a backup; or leave the index: embedmigrate "
+        "rollback COLLECTION, then embedmigrate upgrade --again REASON builds a new one",
     )
 
 
