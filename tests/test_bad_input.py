@@ -607,7 +607,7 @@ CASES = [
     Case(
         "unwritable catalog",
         file_in_the_way_of_the_catalog,
-        78,
+        CONFIGURATION,
         ("corpus.jsonl", "a folder that exists"),
     ),
     *(

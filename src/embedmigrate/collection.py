@@ -6,7 +6,7 @@ the pin files beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,13 +52,14 @@ class RouteView:
 
     def embed_query(self, text: str) -> Vectors:
         """The query vector ``(dimensions,)`` of ``text``, with the model of this route."""
-        vector: Vectors = self._embedder.embed_queries([text])[0]
+        vector: Vectors = self._embedder.embed_queries([_as_text(text)])[0]
         return vector
 
     def search_vector(
         self, vector: Vectors, k: int = 10, filter: Filter | None = None
     ) -> list[Hit]:
         """The ``k`` documents nearest to a query vector of this route's model."""
+        _require_filter(filter)
         return self._reader.search(_as_queries(vector), k, filter)[0]
 
 
@@ -118,10 +119,12 @@ class Collection:
         """The same for several queries at once, all from one generation."""
         if isinstance(texts, str):
             raise UsageError("search_many takes a list of texts", next_step="use search")
+        queries = [_as_text(text) for text in texts]
+        _require_filter(filter)
 
         def ask(pair: Pair) -> list[SearchResult]:
             opened = pair.opened
-            found = opened.reader.search(opened.embedder.embed_queries(list(texts)), k, filter)
+            found = opened.reader.search(opened.embedder.embed_queries(queries), k, filter)
             return [_result(pair, hits) for hits in found]
 
         return self._retrying(ask)
@@ -134,6 +137,7 @@ class Collection:
         ``space`` is the fingerprint (or ``name@fingerprint``) of the model that made it;
         ``ModelMismatch`` unless that is the space that is served now.
         """
+        _require_filter(filter)
 
         def ask(pair: Pair) -> SearchResult:
             served = pair.opened.index.model
@@ -207,6 +211,33 @@ class Collection:
                 next_step="embedmigrate upgrade, or name the live model in `model` or "
                 "`also_accept`",
             )
+
+
+def _as_text(query: object) -> str:
+    if not isinstance(query, str):
+        raise UsageError(
+            "the query is not a text",
+            found=type(query).__name__,
+            expected="str",
+            next_step="pass the text to search for; search_vector takes vectors",
+        )
+    if not query.strip():
+        raise UsageError(
+            "the query is empty",
+            expected="a text with more than white space",
+            next_step="pass the text to search for",
+        )
+    return query
+
+
+def _require_filter(filter: object) -> None:
+    if filter is not None and not isinstance(filter, Mapping):
+        raise UsageError(
+            "the filter is not a mapping",
+            found=type(filter).__name__,
+            expected="field -> value or list of accepted values",
+            next_step='write it as {"field": "value"}',
+        )
 
 
 def _as_queries(vector: Vectors) -> Vectors:

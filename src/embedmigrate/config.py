@@ -25,6 +25,7 @@ from embedmigrate.models import Recipe
 from embedmigrate.registry import adapter
 from embedmigrate.sources.base import Source, SourceConfig
 from embedmigrate.stores.base import Store, StoreConfig
+from embedmigrate.validation import first_fault
 
 FILE_NAME = "embedmigrate.toml"
 ROUTE_CACHE_SECONDS = 1.0
@@ -304,14 +305,11 @@ class _Parser:
         try:
             return cls.model_validate(table)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)
-            # a misspelt key is also a missing one: what stands in the file is said first
-            first = min(found, key=lambda entry: entry["type"] != "extra_forbidden")
-            key = (*where, *(str(part) for part in first["loc"]))
-            expected = None
-            if first["type"] == "extra_forbidden":
-                expected = "one of " + ", ".join(sorted(cls.model_fields))
-            raise self.error(key, first["msg"], expected) from None
+            fault = first_fault(error)
+            expected = "one of " + ", ".join(sorted(cls.model_fields))
+            raise self.error(
+                (*where, *fault.key), fault.message, expected if fault.unknown_key else None
+            ) from None
 
     def expand(self, value: Any, where: tuple[str, ...]) -> Any:
         if isinstance(value, dict):

@@ -73,21 +73,26 @@ def status(result: dict[str, Any]) -> str:
             lines.append(
                 f"  shadow:   {shadow['model']} in {shadow['index']}, {shadow['state']}, "
                 f"{shadow['done']} of {shadow['total']}"
-                + (f" ({shadow['reason']})" if shadow["reason"] else "")
+                + (f" ({printable(shadow['reason'])})" if shadow["reason"] else "")
             )
         lines += [
             f"  retained: {retained['model']} in {retained['index']}"
             + (
                 f", revision {retained['revision']} was {retained['state'].replace('_', ' ')} "
-                f"({retained['reason'] or 'no reason given'})"
+                f"({printable(retained['reason'] or 'no reason given')})"
                 if retained["state"]
                 else ""
             )
             for retained in entry["retained"]
         ]
         if entry["runner"]:
-            lines.append(f"  runner:   {entry['runner']}")
+            lines.append(f"  runner:   {printable(entry['runner'])}")
     return "\n".join(lines)
+
+
+def hits(result: dict[str, Any]) -> str:
+    """A line a hit: score and id."""
+    return "\n".join(f"{hit['score']:.4f}  {printable(hit['id'])}" for hit in result["hits"])
 
 
 def verified(result: dict[str, Any]) -> str:
@@ -102,3 +107,11 @@ def verified(result: dict[str, Any]) -> str:
 
 def _figures(measured: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in measured.items())
+
+
+def printable(value: str) -> str:
+    """``value`` on one line: what would move the cursor or colour the terminal is escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in value
+    )

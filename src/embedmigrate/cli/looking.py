@@ -94,11 +94,7 @@ def search(
     from embedmigrate import command
 
     result = command.search(settings_of(context), collection, query, k, _filter(filters))
-    print_result(
-        as_json,
-        result,
-        lambda found: "\n".join(f"{hit['score']:.4f}  {hit['id']}" for hit in found["hits"]),
-    )
+    print_result(as_json, result, text.hits)
 
 
 def _filter(filters: tuple[str, ...]) -> dict[str, Any] | None:

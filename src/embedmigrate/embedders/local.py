@@ -17,9 +17,11 @@ from pydantic import Field, ValidationError
 from embedmigrate.embedders.base import ModelConfig, Vectors, checked
 from embedmigrate.embedders.files import Artifacts, FilesConfig
 from embedmigrate.embedders.st_folder import FolderSettings
+from embedmigrate.embedders.tokenizing import require_tokenizer
 from embedmigrate.errors import ConfigError
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.embedding_model import Pooling
+from embedmigrate.validation import first_fault
 
 _C = TypeVar("_C", bound=ModelConfig)
 
@@ -62,6 +64,7 @@ def declare(
             expected=f"at least {config.dimensions}",
             next_step="correct dimensions of the model",
         )
+    require_tokenizer(artifacts.files["tokenizer"])
     said = (config.normalize, folder.normalize, False)
     try:
         return EmbeddingModel(
@@ -84,9 +87,10 @@ def declare(
             ),
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
         raise ConfigError(
-            f"model {name!r} cannot be pinned: {first['msg']}", next_step="correct the model"
+            f"model {name!r} cannot be pinned",
+            found=str(first_fault(error)),
+            next_step="correct the model",
         ) from error
 
 

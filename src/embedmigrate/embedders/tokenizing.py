@@ -7,9 +7,9 @@ padding, so that a text's tokens never depend on its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedmigrate.embedders.files import read_json
 from embedmigrate.errors import ConfigError, MissingExtra, UnsupportedModel
@@ -27,7 +27,11 @@ class TextTokenizer:
             from tokenizers import Tokenizer
         except ImportError as error:
             raise MissingExtra(f"the tokenizer of {model.reference}", extra) from error
-        tokenizer = Tokenizer.from_file(str(path))
+        stated = require_tokenizer(path)
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises no narrower class
+            raise _no_tokenizer(path, str(error)) from error
         tokenizer.no_padding()
         if model.max_tokens is None:
             tokenizer.no_truncation()
@@ -44,7 +48,6 @@ class TextTokenizer:
             tokenizer.enable_truncation(model.max_tokens)
         self._tokenizer = tokenizer
         self._special_tokens = model.special_tokens
-        stated = read_json(path).get("model", {})
         self._unknown: str | int | None = stated.get("unk_token", stated.get("unk_id"))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -84,6 +87,26 @@ class TextTokenizer:
                 expected="segment 0",
                 next_step="choose another model",
             )
+
+
+def require_tokenizer(path: Path) -> Mapping[str, Any]:
+    """What a ``tokenizer.json`` says of its model; ``ConfigError`` when it cannot be one.
+
+    Needs no tokenizer library: a file that says nothing of a model is found when it is pinned.
+    """
+    stated = read_json(path).get("model")
+    if not isinstance(stated, dict):
+        raise _no_tokenizer(path, 'no object "model"')
+    return stated
+
+
+def _no_tokenizer(path: Path, found: str) -> ConfigError:
+    return ConfigError(
+        f"{path} is not a tokenizer",
+        found=found,
+        expected="a tokenizer.json of the tokenizers library",
+        next_step="restore the file, or correct tokenizer of the model, then pin it again",
+    )
 
 
 def stated_truncation(path: Path) -> int | None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from embedmigrate.errors import ConfigError
 from embedmigrate.models.embedding_model import EmbeddingModel
+from embedmigrate.validation import first_fault
 
 SCHEMA = 1
 
@@ -52,19 +53,23 @@ def read_pin(path: Path) -> EmbeddingModel:
     """The model of one pin file; ``ConfigError`` names the file when it does not hold one."""
     try:
         content = json.loads(path.read_text("utf-8"))
-        if content.get("schema") != SCHEMA:
-            raise ConfigError(
-                f"pin file {path} has another schema",
-                found=content.get("schema"),
-                expected=SCHEMA,
-                next_step="upgrade embedmigrate, or pin the model again",
-            )
-        model = EmbeddingModel.model_validate(content["model"])
-    except (ValueError, KeyError, AttributeError, ValidationError) as error:
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path, f"a JSON value of type {type(content).__name__}")
+    if content.get("schema") != SCHEMA:
         raise ConfigError(
-            f"pin file {path} cannot be read: {error}",
-            next_step="restore it from version control, or pin the model again",
-        ) from error
+            f"pin file {path} has another schema",
+            found=content.get("schema"),
+            expected=SCHEMA,
+            next_step="upgrade embedmigrate, or pin the model again",
+        )
+    if not isinstance(content.get("model"), dict):
+        raise _unreadable(path, "no model")
+    try:
+        model = EmbeddingModel.model_validate(content["model"])
+    except ValidationError as error:
+        raise _unreadable(path, str(first_fault(error))) from error
     if path.name.split(".")[-2] != model.fingerprint:
         raise ConfigError(
             f"pin file {path} is named for another model",
@@ -73,3 +78,12 @@ def read_pin(path: Path) -> EmbeddingModel:
             next_step="restore it from version control, or pin the model again",
         )
     return model
+
+
+def _unreadable(path: Path, found: str) -> ConfigError:
+    return ConfigError(
+        f"pin file {path} cannot be read",
+        found=found,
+        expected="the model as `embedmigrate pin` wrote it",
+        next_step="restore it from version control, or pin the model again",
+    )

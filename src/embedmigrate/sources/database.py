@@ -5,6 +5,7 @@ Only ``sql.py`` imports this module, and only when a source is made: SQLAlchemy 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,9 @@ class Database:
                 found=self._message(error),
                 next_step="check the database and `url`, then run the same command again",
             ) from None
+        except (TypeError, ValueError) as error:
+            # how drivers in Python answer a parameter that they do not know
+            raise _bad_url(self._message(error)) from None
         with connection:
             yield connection
 
@@ -141,7 +145,8 @@ class Database:
         cause = error.orig if isinstance(error, exc.DBAPIError) and error.orig else error
         message = (str(cause).splitlines() or [type(cause).__name__])[0]
         for secret in self._secrets:
-            message = message.replace(secret, "***")
+            # whole words: a secret of one letter would leave nothing of the message
+            message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message)
         return message
 
 

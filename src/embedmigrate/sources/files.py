@@ -7,6 +7,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ from embedmigrate.sources.keys import cut
 from embedmigrate.sources.spool import RepeatedId, Spool, SpoolRow
 from embedmigrate.sources.values import DocumentMaker
 
+_ATTEMPTS = 3
+"""How often a file is indexed that is replaced each time before its end is reached."""
 _RACY_NS = 2 * 10**9
 """A file modified less than this before it was read may change again under the same time stamp."""
 
@@ -65,6 +68,20 @@ class FileSource(ABC):
     # -- the protocol -------------------------------------------------------------------------
 
     def prepare(self) -> int:
+        for _ in range(_ATTEMPTS):
+            with suppress(_Replaced):
+                documents = self._index_files()
+                self._prepared = True
+                return documents
+        raise SourceChanged(
+            f"{self._path} was replaced each time it was indexed",
+            found=f"{_ATTEMPTS} replacements",
+            expected="a file that stays for as long as it takes to read it",
+            next_step="run the same command again when the file is replaced less often",
+        )
+
+    def _index_files(self) -> int:
+        """Build the spool of the files that there are now, unless it is there already."""
         files = self._files()
         signature, settled = self._sign(files)
         documents = self._made.documents(signature)
@@ -79,7 +96,6 @@ class FileSource(ABC):
                     expected=f"every value of {self._id!r} once",
                     next_step="remove the duplicates from the file",
                 ) from None
-        self._prepared = True
         return documents
 
     def partition(self, size: int) -> Iterator[KeyRange]:
@@ -141,7 +157,7 @@ class FileSource(ABC):
         return json.dumps(facts), settled
 
     def _steady(self, files: Sequence[Path], signature: str) -> Iterator[SpoolRow]:
-        """The rows of the files, unless they are written while they are read."""
+        """The rows of the files, unless they are written or replaced while they are read."""
         try:
             yield from self._rows(files)
         except (ConfigError, Refused) as error:
@@ -155,8 +171,24 @@ class FileSource(ABC):
     def _check_steady(
         self, files: Sequence[Path], signature: str, cause: Exception | None = None
     ) -> None:
-        if self._sign(files)[0] != signature:
-            raise changed(self._path) from cause
+        now = self._sign(files)[0]
+        if now == signature:
+            return
+        if _inodes(now) != _inodes(signature):
+            raise _Replaced from cause
+        raise SourceChanged(
+            f"{self._path} was written while it was read",
+            expected="a file that is replaced as a whole (write another, then rename it)",
+            next_step="run the same command again when nobody writes the file",
+        ) from cause
+
+
+class _Replaced(Exception):
+    """Another file has the name of one that was being indexed: what was read is of the past."""
+
+
+def _inodes(signature: str) -> list[int]:
+    return [inode for *_, inode in json.loads(signature)]
 
 
 def pack(text: str, metadata: dict[str, Any]) -> bytes:
@@ -173,12 +205,12 @@ def missing(path: Path, error: OSError) -> ConfigError:
     )
 
 
-def changed(path: Path) -> SourceChanged:
+def stale(path: Path) -> SourceChanged:
     """The error for a file that is not any more what the spool says."""
     return SourceChanged(
-        f"{path} was written while it was read",
-        expected="a file that is replaced as a whole (write another, then rename it)",
-        next_step="run the same command again when nobody writes the file",
+        f"{path} was replaced or written since it was indexed",
+        expected="the content that was indexed",
+        next_step="run the same command again",
     )
 
 

@@ -23,10 +23,10 @@ from embedmigrate.sources.base import Document, SourceConfig, content_hash, meta
 from embedmigrate.sources.files import (
     FileSource,
     FileSourceConfig,
-    changed,
     fields_missing,
     missing,
     pack,
+    stale,
 )
 from embedmigrate.sources.spool import SpoolRow
 from embedmigrate.sources.values import UnusableId, UnusableRecord, make_id
@@ -118,9 +118,9 @@ class JsonlSource(FileSource):
         try:
             document = Document.make(*self._content(_parse(line)))
         except UnusableRecord:
-            raise changed(self._path) from None
+            raise stale(self._path) from None
         if document.state != row.state:
-            raise changed(self._path)
+            raise stale(self._path)
         return document
 
     def _content(self, record: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -147,7 +147,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise _not_an_object(f"no UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise _not_an_object(f"{error.msg} at column {error.colno}") from None
+        raise _not_an_object(f"{error.msg.removesuffix(' at')} at column {error.colno}") from None
     except ValueError:
         raise _not_an_object("a number with too many digits") from None
     except RecursionError:

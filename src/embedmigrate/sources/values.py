@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, time
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -90,12 +91,11 @@ def text_value(value: object) -> str | None:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, Mapping | list | tuple):
-        raise UnusableRecord(
-            "has no single text", found=_type(value), expected="a string or a number"
-        )
-    scalar = json_value(value)
-    return None if scalar is None else str(scalar)
+    if not isinstance(value, Mapping | list | tuple):
+        with suppress(UnusableRecord):
+            scalar = json_value(value)
+            return None if scalar is None else str(scalar)
+    raise UnusableRecord("has no single text", found=_type(value), expected="a string or a number")
 
 
 def json_value(value: object) -> Any:
