@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from heapq import nlargest
 from pathlib import Path
 
 from embedmigrate import command
@@ -37,6 +38,7 @@ tokenizer = "tokenizers/l2_supercat_tokenizer_config.json"
 normalize = true
 """
 SAMPLE_SECONDS = 0.05
+LONGEST = 512
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,17 +76,19 @@ def measure(texts: Path, size: int) -> tuple[float, int]:
 
 
 def choose(texts: Path, size: int, chosen: Path) -> None:
-    """Write ``size`` lines of ``texts``, evenly spaced, so that every size has the same mix."""
-    with texts.open("rb") as lines:
-        total = sum(1 for _ in lines)
-    if total < size:
-        sys.exit(f"{texts} has {total} lines, fewer than {size}")
+    """Write ``size`` lines of ``texts``: the longest ones, and others evenly spaced.
+
+    The longest texts move the peak, so every size has to hold the same ones.
+    """
+    lengths = [len(line) for line in texts.read_bytes().split(b"\n") if line]
+    if len(lengths) < size:
+        sys.exit(f"{texts} has {len(lengths)} lines, fewer than {size}")
+    wanted = set(nlargest(min(LONGEST, size), range(len(lengths)), key=lengths.__getitem__))
+    rest = [number for number in range(len(lengths)) if number not in wanted]
+    places = size - len(wanted)
+    wanted.update(rest[place * len(rest) // places] for place in range(places))
     with texts.open("rb") as lines, chosen.open("wb") as file:
-        file.writelines(
-            line
-            for number, line in enumerate(lines)
-            if (number + 1) * size // total > number * size // total
-        )
+        file.writelines(line for number, line in enumerate(lines) if number in wanted)
 
 
 def anonymous_kilobytes(pid: int) -> int:

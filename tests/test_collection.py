@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +127,28 @@ def test_an_application_configured_for_another_model_does_not_start(live: Worksp
     live.upgrade(until_ready=True)
     with Collection.open("articles", live.settings) as articles:
         assert articles.search(QUERY).model == "wordllama", "a transition under way is served"
+
+
+@pytest.mark.parametrize("query", ["", " \n", None, 7, b"bytes"])
+def test_a_query_that_is_no_text_or_has_none_is_a_usage_error(live: Workspace, query: Any) -> None:
+    with Collection.open("articles", live.settings) as articles:
+        for ask in (articles.search, lambda text: articles.search_many([QUERY, text])):
+            with pytest.raises(UsageError, match="the query is") as refusal:
+                ask(query)
+            assert refusal.value.expected and refusal.value.next_step
+        with articles.route() as route, pytest.raises(UsageError, match="the query is"):
+            route.embed_query(query)
+
+
+@pytest.mark.parametrize("wrong", ["topic=law", ["topic"], 7])
+def test_a_filter_that_is_no_mapping_is_a_usage_error(live: Workspace, wrong: Any) -> None:
+    with Collection.open("articles", live.settings) as articles, articles.route() as route:
+        vector = route.embed_query(QUERY)
+        for ask in (
+            lambda: articles.search(QUERY, filter=wrong),
+            lambda: articles.search_vector(vector, route.model.fingerprint, filter=wrong),
+            lambda: route.search_vector(vector, filter=wrong),
+        ):
+            with pytest.raises(UsageError, match="not a mapping") as refusal:
+                ask()
+            assert refusal.value.found == type(wrong).__name__

@@ -457,3 +457,16 @@ def test_an_index_cannot_be_dropped_under_readers_that_are_still_leaving_it(
     error = refusal(tmp_path, "[embedmigrate]\nretain_seconds = 60\nswitch_grace = 30\n")
     assert "retain_seconds is at least 310" in error.message
     load(tmp_path, "[embedmigrate]\nretain_seconds = 60\nswitch_grace = 5\n")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("retain_second = 1", "embedmigrate.retain_second: unknown key"),
+        ("retain_seconds = 60", "embedmigrate: retain_seconds is at least"),
+    ],
+)
+def test_an_error_speaks_in_the_words_of_the_project(tmp_path: Path, table: str, said: str) -> None:
+    error = refusal(tmp_path, f"[embedmigrate]\n{table}\n")
+    assert said in error.message
+    assert "Value error" not in error.message

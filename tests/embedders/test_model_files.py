@@ -17,6 +17,7 @@ from tests.embedders.handmade_models import (
     WORDLLAMA,
     identify,
     load,
+    write_json,
     write_onnx,
     write_st_folder,
     write_static,
@@ -96,6 +97,23 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path: Path, mi
         identify(tmp_path, provider="onnx", path="model")
     assert str(tmp_path / "model" / missing) in str(caught.value.found)
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize("content", [{}, {"model": None}, {"model": "BPE"}])
+def test_a_file_that_is_no_tokenizer_cannot_be_pinned(tmp_path: Path, content: object) -> None:
+    write_static(tmp_path)
+    write_json(tmp_path / "tokenizer.json", content)
+    with pytest.raises(ConfigError, match="is not a tokenizer") as caught:
+        identify(tmp_path, provider="static", path=".")
+    assert str(tmp_path / "tokenizer.json") in caught.value.message
+    assert caught.value.expected and caught.value.next_step
+
+
+def test_a_tokenizer_that_its_library_cannot_read_is_named(tmp_path: Path) -> None:
+    write_static(tmp_path)
+    write_json(tmp_path / "tokenizer.json", {"model": {"type": "nonsense"}})
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is not a tokenizer"):
+        load(tmp_path, provider="static", path=".")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def test_a_broken_or_edited_pin_file_is_refused_by_name(tmp_path: Path, content:
         read_pin(path)
 
     assert str(path) in refusal.value.message
-    assert refusal.value.next_step is not None
+    assert refusal.value.found and refusal.value.expected and refusal.value.next_step
+    assert "pydantic" not in str(refusal.value) and "Value error" not in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 4
     assert refusal.value.exit_code == 78
 
 

@@ -24,6 +24,7 @@ from embedmigrate.errors import (
 )
 from embedmigrate.models import Recipe
 from embedmigrate.sources import spool as spool_module
+from embedmigrate.sources.jsonl import JsonlSource
 from embedmigrate.sources.spool import Spool, SpoolRow
 from tests.sources.source_helpers import (
     check_that_every_way_of_reading_agrees,
@@ -226,6 +227,13 @@ def test_a_line_that_is_no_object_is_refused_by_number_and_never_shown(
     assert "SECRET" not in str(caught.value)
 
 
+def test_a_line_with_a_control_character_says_where_it_stands(tmp_path: Path) -> None:
+    write_lines(tmp_path, b'{"_id": "1", "text": "a\tb"}\n')
+    with pytest.raises(Refused) as caught:
+        jsonl_source(tmp_path).prepare()
+    assert caught.value.found == "Invalid control character at column 24"
+
+
 def test_a_list_in_a_text_field_is_refused_with_its_line_and_field(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "1", "text": ["SECRET"]}])
     with pytest.raises(Refused, match=r"line 1 of .*field 'text'") as caught:
@@ -372,6 +380,56 @@ def test_a_file_that_is_written_while_it_is_indexed_is_no_source_yet(
     monkeypatch.setattr(source, "_index", index_while_another_writes)
     with pytest.raises(SourceChanged):
         source.prepare()
+
+
+def replace_while_indexing(
+    source: JsonlSource, path: Path, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rename another file over ``path`` at each of the first ``times`` that it is indexed."""
+    index, versions = source._index, iter(range(1, times + 1))
+
+    def index_while_another_replaces(file: Any) -> Any:
+        for version in versions:
+            new = [{"_id": str(n), "text": f"version {version}"} for n in range(version + 1)]
+            write_jsonl(path.with_name("new"), new).replace(path)
+            break
+        yield from index(file)
+
+    monkeypatch.setattr(source, "_index", index_while_another_replaces)
+
+
+@pytest.mark.parametrize("line", [{"_id": "0", "text": "old"}, {"no id": "at all"}])
+def test_a_file_that_is_replaced_while_it_is_indexed_is_indexed_again(
+    tmp_path: Path, line: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "corpus.jsonl", [line])
+    source = jsonl_source(tmp_path)
+    replace_while_indexing(source, path, 2, monkeypatch)
+    assert source.prepare() == 3
+    assert texts(source) == dict.fromkeys("012", "version 2")
+
+
+def test_a_file_that_is_replaced_again_and_again_is_no_source_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "0", "text": "old"}])
+    source = jsonl_source(tmp_path)
+    replace_while_indexing(source, path, 99, monkeypatch)
+    with pytest.raises(SourceChanged, match="replaced each time"):
+        source.prepare()
+
+
+def test_reading_a_file_that_was_replaced_since_it_was_indexed_says_so(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "1", "text": "old"}])
+    source = jsonl_source(tmp_path)
+    source.prepare()
+    write_jsonl(tmp_path / "new", [{"_id": "1", "text": "new"}]).replace(path)
+    for read in (lambda: list(source.scan()), lambda: source.get(["1"])):
+        with pytest.raises(SourceChanged, match="was replaced or written since") as caught:
+            read()
+        assert caught.value.next_step == "run the same command again"
+    source.prepare()
+    assert texts(source) == {"1": "new"}
 
 
 def test_another_recipe_has_another_spool(tmp_path: Path) -> None:

@@ -94,3 +94,11 @@ def test_an_error_names_the_field_and_the_type_and_never_the_value() -> None:
     error = caught.value.at("line 1")
     assert error.found == "a value of type list"
     assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize("value", [b"SECRET", timedelta(1), ["SECRET"], {"a": "SECRET"}])
+def test_a_text_field_without_text_is_told_what_a_text_may_be(value: object) -> None:
+    with pytest.raises(UnusableRecord, match="has no single text") as caught:
+        text_value(value)
+    assert caught.value.expected == "a string or a number"
+    assert "SECRET" not in caught.value.found

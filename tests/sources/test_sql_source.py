@@ -395,6 +395,31 @@ def test_a_driver_that_quotes_a_part_of_the_url_that_may_be_secret_is_masked(
     assert caught.value.found == "login with *** failed"
 
 
+def test_a_secret_of_one_letter_leaves_the_other_words_of_a_message(
+    tmp_path: Path, make_source: MakeSource
+) -> None:
+    run(tmp_path, "CREATE TABLE articles (id INTEGER PRIMARY KEY, body TEXT)")
+    database = make_source(url="sqlite:///app.db?timeout=5&isolation_level=e")._database
+    database._secrets = ["e", "pa55.word"]
+    message = database._message(OSError("e:pa55.word@here: refused"))
+    assert message == "***:***@here: refused"
+
+
+def test_a_parameter_that_the_driver_does_not_know_is_a_configuration_error(
+    tmp_path: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, "CREATE TABLE articles (id INTEGER PRIMARY KEY, body TEXT)")
+    source = make_source(url="sqlite:///app.db?timeout=31337")
+
+    def connect(*_: object, **__: object) -> None:
+        raise TypeError("unexpected keyword argument 'bogus' with 31337")
+
+    monkeypatch.setattr(source._database.engine.dialect, "connect", connect)
+    with pytest.raises(ConfigError, match="`url` of the SQL source cannot be used") as caught:
+        source.prepare()
+    assert caught.value.found == "unexpected keyword argument 'bogus' with ***"
+
+
 # -- a database that is used --------------------------------------------------------------------
 
 
