@@ -119,6 +119,20 @@ def test_of_several_pending_re_embeddings_only_the_last_is_paid_for(migrated: Wo
     assert migrated.live() == "wordllama"
 
 
+def test_every_revision_of_a_block_that_went_back_stays_back(migrated: Workspace) -> None:
+    command.pin(migrated.settings, "fake-a")
+    between = command.show(migrated.settings, "articles@head").split()[1]
+    migrated.revision("fake-a")
+    migrated.upgrade()
+    command.rollback(migrated.settings, "articles", reason="worse")
+
+    with pytest.raises(StickyState, match=between):
+        migrated.upgrade(between)
+    migrated.upgrade(between, again="this one alone is fine")
+
+    assert migrated.live() == "wordllama-64"
+
+
 def test_what_changed_during_the_migration_is_in_the_new_index(migrated: Workspace) -> None:
     migrated.upgrade(until_ready=True)
     corpus = documents(40)

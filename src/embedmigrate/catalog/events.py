@@ -35,14 +35,14 @@ def record(
 
 
 def last(
-    connection: Connection, collection: str, *kinds: str, run_id: int | None = None
+    connection: Connection, collection: str, *kinds: str, revision: str | None = None
 ) -> dict[str, Any] | None:
-    """The newest event of these kinds, of one run if it is given."""
+    """The newest event of these kinds, about one revision if it is given."""
     query = sa.select(schema.event).where(
         schema.event.c.collection == collection, schema.event.c.kind.in_(kinds)
     )
-    if run_id is not None:
-        query = query.where(schema.event.c.run_id == run_id)
+    if revision is not None:
+        query = query.where(schema.event.c.data["revision"].as_string() == revision)
     row = connection.execute(query.order_by(schema.event.c.id.desc()).limit(1)).first()
     return None if row is None else dict(row._mapping)
 

@@ -113,13 +113,26 @@ def check_leaves(job: Job, transition: Transition) -> None:
 
 
 def _refuse_sticky(job: Job, transition: Transition, again: str | None) -> None:
+    """``StickyState`` when the last thing that happened to the revision is that a person undid it.
+
+    That holds for every revision of a block that went back as one, whether it had a run or not.
+    """
+    if again is not None:
+        return
     with job.catalog.read() as connection:
-        last = runs.latest(connection, job.collection, revision=transition.revision)
-        if last is None or last.state not in STICKY or again is not None:
-            return
-        undone = events.last(connection, job.collection, last.state, run_id=last.id)
-    assert undone is not None  # written together with the state
-    raise sticky(last, undone["actor"], undone["at"])
+        last = events.last(
+            connection, job.collection, "run_started", *STICKY, revision=transition.revision
+        )
+    if last is None or last["kind"] not in STICKY:
+        return
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(last["at"]))
+    raise StickyState(
+        f"revision {transition.revision} of {job.collection!r} was "
+        f"{last['kind'].replace('_', ' ')} by a person",
+        found=f"{last['actor']}, {when}: {last['data'].get('reason') or 'no reason given'}",
+        expected="a person's decision to try again",
+        next_step=f'embedmigrate upgrade {transition.revision} --again "reason"',
+    )
 
 
 def _open_run(
@@ -147,18 +160,6 @@ def _is_sound(job: Job, index: IndexRecord) -> bool:
         job.reporter.note(f"{index.name} is not used again: {error.message}")
         return False
     return True
-
-
-def sticky(run: RunRecord, actor: str, at: float) -> StickyState:
-    """The refusal to do again what a person undid."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
-    return StickyState(
-        f"revision {run.revision} of {run.collection!r} was "
-        f"{run.state.replace('_', ' ')} by a person",
-        found=f"{actor}, {when}: {run.reason or 'no reason given'}",
-        expected="a person's decision to try again",
-        next_step=f'embedmigrate upgrade {run.revision} --again "reason"',
-    )
 
 
 def _note_failure(job: Job, lease: Lease, run: RunRecord, error: Exception) -> None:
