@@ -45,14 +45,3 @@ def last(
         query = query.where(schema.event.c.data["revision"].as_string() == revision)
     row = connection.execute(query.order_by(schema.event.c.id.desc()).limit(1)).first()
     return None if row is None else dict(row._mapping)
-
-
-def history(connection: Connection, collection: str, limit: int = 50) -> list[dict[str, Any]]:
-    """The last events of a collection, newest first."""
-    rows = connection.execute(
-        sa.select(schema.event)
-        .where(schema.event.c.collection == collection)
-        .order_by(schema.event.c.id.desc())
-        .limit(limit)
-    )
-    return [dict(row._mapping) for row in rows]

@@ -62,10 +62,3 @@ def entries(connection: Connection, collection: str, after: int, limit: int) -> 
         .limit(limit)
     )
     return [Entry(*row) for row in rows]
-
-
-def forget(connection: Connection, collection: str, through: int) -> int:
-    """Delete entries that every index of the collection has passed; returns how many."""
-    return connection.execute(
-        schema.journal.delete().where(_journal.collection == collection, _journal.seq <= through)
-    ).rowcount

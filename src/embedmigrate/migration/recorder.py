@@ -113,14 +113,13 @@ def _record_steps(
     scripts: ScriptDirectory, heads: tuple[str, ...], targets: Sequence[str], *, upgrade: bool
 ) -> list[RecordedStep]:
     steps_to = scripts._upgrade_revs if upgrade else scripts._downgrade_revs
-    for head in heads:
-        if head not in {script.revision for script in scripts.walk_revisions()}:
-            raise ScriptError(
-                f"the script of an applied revision is gone: {head}",
-                found=f"no script {head} in {scripts.versions}",
-                expected="every applied revision's script",
-                next_step="restore it from version control, or embedmigrate rollback COLLECTION",
-            )
+    if gone := set(heads) - {script.revision for script in scripts.walk_revisions()}:
+        raise ScriptError(
+            f"the script of an applied revision is gone: {', '.join(sorted(gone))}",
+            found=f"no such script in {scripts.versions}",
+            expected="every applied revision's script",
+            next_step="restore it from version control, or embedmigrate rollback COLLECTION",
+        )
     seen: dict[str, RecordedStep] = {}
     for target in targets:
         if not upgrade and not heads:
