@@ -159,7 +159,7 @@ def write_vector(bench: Bench, index: str, id: str, spoil: Callable[[Vectors], V
     with bench.locked() as lease:
         writer = bench.job.store.writer(index, epoch=lease.epoch, run="1")
         with closing(writer):
-            writer.write([row], spoil(vectors))
+            writer.write([row], spoil(vectors), space=bench.spec.model.fingerprint)
 
 
 def test_i7_an_index_that_does_not_find_its_own_documents(
@@ -363,9 +363,9 @@ def test_i13_a_text_that_is_still_being_saved_is_not_paid_for_again(
     bench.source.texts = {f"d{number:02d}": f"text {number % 8}" for number in range(16)}
     write = FaissWriter.write
 
-    def slowly(self: FaissWriter, rows: Sequence[Row], vectors: Vectors) -> Written:
+    def slowly(self: FaissWriter, rows: Sequence[Row], vectors: Vectors, *, space: str) -> Written:
         time.sleep(0.3)
-        return write(self, rows, vectors)
+        return write(self, rows, vectors, space=space)
 
     monkeypatch.setattr(FaissWriter, "write", slowly)
     monkeypatch.setattr(FaissWriter, "find_vectors", lambda self, hashes: {})
@@ -384,12 +384,12 @@ def test_i14_a_batch_counts_after_it_is_stored(
     counted: list[int] = []
     write = FaissWriter.write
 
-    def noting(self: FaissWriter, rows: Sequence[Row], vectors: Vectors) -> Written:
+    def noting(self: FaissWriter, rows: Sequence[Row], vectors: Vectors, *, space: str) -> Written:
         with bench.catalog.read() as connection:
             run = runs.latest(connection, "things")
         assert run is not None
         counted.append(run.done)
-        return write(self, rows, vectors)
+        return write(self, rows, vectors, space=space)
 
     monkeypatch.setattr(FaissWriter, "write", noting)
     build(bench)

@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedmigrate.context import AdapterContext
 from embedmigrate.embedders.base import Embedder, ModelConfig
-from embedmigrate.errors import ConfigError, UnknownCollection
+from embedmigrate.errors import ConfigError, UnknownCollection, UnpinnedReference
 from embedmigrate.models import Recipe
+from embedmigrate.models.references import ALLOW_UNPINNED
 from embedmigrate.registry import adapter
 from embedmigrate.sources.base import Source, SourceConfig
 from embedmigrate.stores.base import Store, StoreConfig
@@ -51,6 +52,8 @@ class _General(BaseModel):
     work_dir: str = ".embedmigrate"
     batch_size: int = Field(default=512, ge=1, le=512)
     """Chunks a batch: the checkpoint unit and the window that is sorted by length."""
+    witness_batches: int = Field(default=64, ge=1)
+    """Batches between two checks of the witness: they count when the second one passes."""
     lease_seconds: float = Field(default=30.0, ge=1)
     """After so long without a heartbeat another runner may take a collection over."""
     retain_seconds: float = Field(default=7 * 24 * 3600.0, ge=0)
@@ -81,6 +84,12 @@ class _Collection(BaseModel):
     joiner: str = " "
     recall_target: float = Field(default=0.9, gt=0, le=1)
     """Share of the exact top 10 that an ANN index must find before it may go live."""
+    witness_at_open: bool = False
+    """Whether an application checks the witness of its model before it starts."""
+    witness_every: float = Field(default=0.0, ge=0)
+    """Seconds between two checks of the witness in a running application; 0: never."""
+    on_drift: Literal["refuse", "serve"] = "refuse"
+    """What an application does when its model is not itself any more."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,9 @@ class CollectionSettings:
     store: StoreConfig
     joiner: str
     recall_target: float
+    witness_at_open: bool = False
+    witness_every: float = 0.0
+    on_drift: Literal["refuse", "serve"] = "refuse"
 
     @property
     def recipe(self) -> Recipe:
@@ -197,8 +209,12 @@ def find_config(start: Path | None = None) -> Path:
     )
 
 
-def load_settings(path: Path | str | None = None) -> Settings:
-    """Read and validate a configuration file (by default the one that ``find_config`` finds)."""
+def load_settings(path: Path | str | None = None, *, allow_unpinned: bool = False) -> Settings:
+    """Read and validate a configuration file (by default the one that ``find_config`` finds).
+
+    ``UnpinnedReference`` for a model that is named in a way that can change its meaning (I19);
+    ``allow_unpinned`` is for what pins it.
+    """
     path = Path(path) if path is not None else find_config()
     try:
         text = path.read_text("utf-8")
@@ -218,14 +234,17 @@ def load_settings(path: Path | str | None = None) -> Settings:
             "embedmigrate": general,
             **{k: v for k, v in document.items() if k in ("collections", "models")},
         }
-    return _Parser(path.resolve(), text, prefix).parse(document)
+    context = {ALLOW_UNPINNED: allow_unpinned}
+    return _Parser(path.resolve(), text, prefix, context).parse(document)
 
 
 class _Parser:
     """Turns the TOML document into ``Settings`` and knows in which line each key stands."""
 
-    def __init__(self, path: Path, text: str, prefix: tuple[str, ...]) -> None:
-        self.path, self.text, self.prefix = path, text, prefix
+    def __init__(
+        self, path: Path, text: str, prefix: tuple[str, ...], context: Mapping[str, Any]
+    ) -> None:
+        self.path, self.text, self.prefix, self.context = path, text, prefix, dict(context)
 
     def parse(self, document: dict[str, Any]) -> Settings:
         for key in document:
@@ -265,6 +284,9 @@ class _Parser:
             store=self.by_adapter("stores", "kind", parsed.store, (*where, "store")),
             joiner=parsed.joiner,
             recall_target=parsed.recall_target,
+            witness_at_open=parsed.witness_at_open,
+            witness_every=parsed.witness_every,
+            on_drift=parsed.on_drift,
         )
 
     def tables(
@@ -303,13 +325,17 @@ class _Parser:
 
     def validate(self, cls: type[_M], table: dict[str, Any], where: tuple[str, ...]) -> _M:
         try:
-            return cls.model_validate(table)
+            return cls.model_validate(table, context=self.context)
         except ValidationError as error:
             fault = first_fault(error)
+            key = (*where, *fault.key)
+            if fault.unpinned:
+                raise UnpinnedReference(
+                    f"{self.place(key)}: {fault.message}",
+                    next_step=f"embedmigrate pin {where[-1]}",
+                ) from None
             expected = "one of " + ", ".join(sorted(cls.model_fields))
-            raise self.error(
-                (*where, *fault.key), fault.message, expected if fault.unknown_key else None
-            ) from None
+            raise self.error(key, fault.message, expected if fault.unknown_key else None) from None
 
     def expand(self, value: Any, where: tuple[str, ...]) -> Any:
         if isinstance(value, dict):
@@ -330,13 +356,15 @@ class _Parser:
         return _VARIABLE.sub(from_environment, value)
 
     def error(self, key: tuple[str, ...], message: str, expected: object = None) -> ConfigError:
+        return ConfigError(
+            f"{self.place(key)}: {message}", expected=expected, next_step=f"edit {self.path}"
+        )
+
+    def place(self, key: tuple[str, ...]) -> str:
+        """File, line and key, for an error."""
         line = locate_key(self.text, (*self.prefix, *key))
         where = f"{self.path.name}, line {line}" if line else self.path.name
-        return ConfigError(
-            f"{where}: {'.'.join(key)}: {message}",
-            expected=expected,
-            next_step=f"edit {self.path}",
-        )
+        return f"{where}: {'.'.join(key)}"
 
 
 _HEADER = re.compile(r"^\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}\s*(?:#.*)?$")

@@ -74,6 +74,82 @@ class ModelMismatch(Refused):
     """Two things that must be one space are not."""
 
 
+class DimensionMismatch(ModelMismatch):
+    """The vectors of the two models have different lengths."""
+
+
+class NameMismatch(ModelMismatch):
+    """Another model altogether."""
+
+
+class RevisionMismatch(ModelMismatch):
+    """Another revision of the model."""
+
+
+class WeightsMismatch(ModelMismatch):
+    """The digests of weights, tokenizer or another artifact differ."""
+
+
+class PoolingMismatch(ModelMismatch):
+    """The same files, pooled otherwise."""
+
+
+class NormalizationMismatch(ModelMismatch):
+    """One of the two normalises its vectors."""
+
+
+class TruncationMismatch(ModelMismatch):
+    """Long texts are cut at different lengths."""
+
+
+class TokenizationMismatch(ModelMismatch):
+    """One of the two adds special tokens."""
+
+
+class DocumentPromptMismatch(ModelMismatch):
+    """Documents get different prompts."""
+
+
+class QueryPromptMismatch(ModelMismatch):
+    """Queries get different prompts."""
+
+
+class QuantizationMismatch(ModelMismatch):
+    """The output is quantised otherwise."""
+
+
+class ParametersMismatch(ModelMismatch):
+    """A vendor is asked with other parameters."""
+
+
+class WitnessMismatch(ModelMismatch):
+    """The same name, seen to behave otherwise."""
+
+
+class MetricMismatch(ModelMismatch):
+    """The index compares its vectors by another metric than is configured."""
+
+
+class UnknownStamps(ModelMismatch):
+    """An index holds vectors of which nobody knows the model."""
+
+
+class MixedStamps(ModelMismatch):
+    """An index holds vectors of more than one space."""
+
+
+class Drifted(Refused):
+    """A model that claims to be the pinned one behaves otherwise."""
+
+
+class AuditFailed(Refused):
+    """A store holds something else than its collection should."""
+
+
+class NotProven(Refused):
+    """Vectors are not shown to be what they are said to be."""
+
+
 class DigestMismatch(Refused):
     """A file is not the one that was pinned."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from embedmigrate.config import Settings
-from embedmigrate.embedders.base import Embedder
+from embedmigrate.embedders.base import Embedder, ModelConfig
 from embedmigrate.errors import ConfigError, DigestMismatch, UnpinnedReference
 from embedmigrate.models import EmbeddingModel
-from embedmigrate.models.pin_file import read_pins
+from embedmigrate.models.pin_file import Pin, read_pins
+from embedmigrate.models.witness import Witness
 
 
 def identify(settings: Settings, name: str) -> EmbeddingModel:
@@ -19,8 +20,13 @@ def pinned(settings: Settings, name: str) -> EmbeddingModel:
     """The pinned model of a configured name.
 
     ``UnpinnedReference`` when it was never pinned; ``DigestMismatch`` when what lies here today is
-    not what any of its pin files says.
+    not what any of its pin files says. Of several that match, the last one pinned counts.
     """
+    return pin_of(settings, name).model
+
+
+def pin_of(settings: Settings, name: str) -> Pin:
+    """The pin file behind ``pinned``."""
     settings.model(name)
     pins = read_pins(settings.pins, name)
     if not pins:
@@ -30,18 +36,29 @@ def pinned(settings: Settings, name: str) -> EmbeddingModel:
             expected=f"{name}.<fingerprint>.json",
             next_step=f"embedmigrate pin {name}",
         )
-    actual = identify(settings, name)
-    for pin in pins:
-        if pin.query_side == actual.query_side:  # which takes the space in
-            return pin
-    nearest = next((pin for pin in pins if pin.fingerprint == actual.fingerprint), pins[-1])
+    matching = (pin for pin in reversed(pins) if pin.model.is_declared_like(found(settings, pin)))
+    if (pin := next(matching, None)) is not None:
+        return pin
+    actual = found(settings, pins[-1])
+    nearest = next((it for it in pins if it.model.fingerprint == actual.fingerprint), pins[-1])
     raise DigestMismatch(
         f"model {name!r} is not the one that was pinned",
-        found=_difference(actual, nearest),
-        expected=" or ".join(pin.reference for pin in pins),
+        found=_difference(actual, nearest.model),
+        expected=" or ".join(pin.model.reference for pin in pins),
         next_step=f"restore the model's files and settings; if the change is meant, "
         f"embedmigrate pin {name}, and write a revision",
     )
+
+
+def found(settings: Settings, pin: Pin) -> EmbeddingModel:
+    """What lies here today where ``pin`` says that its model lies."""
+    config = place_of(settings, pin)
+    return settings.embedder_class(pin.name).identify(pin.name, config, settings.root)
+
+
+def place_of(settings: Settings, pin: Pin) -> ModelConfig:
+    """The declaration to load a pinned model from."""
+    return settings.model(pin.name)
 
 
 def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
@@ -61,11 +78,12 @@ def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
     return "; ".join(changed)
 
 
-def configured_name(settings: Settings, model: EmbeddingModel) -> str:
-    """The ``[models.x]`` table that says where ``model`` lies, found through the pin files."""
+def pin_of_model(settings: Settings, model: EmbeddingModel) -> Pin:
+    """The pin file of ``model``, under whichever configured name; it tells where the model lies."""
     for name in settings.models:
-        if any(pin.fingerprint == model.fingerprint for pin in read_pins(settings.pins, name)):
-            return name
+        for pin in read_pins(settings.pins, name):
+            if pin.model.fingerprint == model.fingerprint:
+                return pin
     raise ConfigError(
         f"no configured model is pinned as {model.reference}",
         found=", ".join(sorted(settings.models)) or "no [models.x] table",
@@ -74,7 +92,12 @@ def configured_name(settings: Settings, model: EmbeddingModel) -> str:
     )
 
 
+def witness_of(settings: Settings, model: EmbeddingModel) -> Witness:
+    """How ``model`` behaved when it was pinned."""
+    return pin_of_model(settings, model).witness
+
+
 def load_embedder(settings: Settings, model: EmbeddingModel) -> Embedder:
     """Load ``model`` from where the configuration says it lies; digests are checked (I18)."""
-    name = configured_name(settings, model)
-    return settings.embedder_class(name).load(settings.model(name), model, settings.root)
+    pin = pin_of_model(settings, model)
+    return settings.embedder_class(pin.name).load(place_of(settings, pin), model, settings.root)

@@ -38,6 +38,54 @@ def went_back(result: dict[str, Any]) -> str:
     return "\n".join(lines) or "nothing to do"
 
 
+def pinned(result: dict[str, Any]) -> str:
+    """What a model is, and what its witness can tell."""
+    witness = result["witness"]
+    lines = [
+        result["reference"] + (" (witnessed)" if result["assurance"] == "witnessed" else ""),
+        f"{'wrote' if result['changed'] else 'kept'} {result['path']}",
+        f"witness: {witness['canaries']} canaries on {witness['runtime']}, noise "
+        f"{witness['noise']:.2g}; the smallest change that it detects is a cosine distance of "
+        f"{witness['detects']:.2g}",
+    ]
+    if witness["detects_in_batches"] > witness["detects"]:
+        lines.append(
+            f"  in batches its answers vary by {witness['batch_noise']:.2g}: a change below "
+            f"{witness['detects_in_batches']:.2g} is hidden in stored vectors"
+        )
+    if result["same_space_as"]:
+        lines.append(f"the same space as {', '.join(result['same_space_as'])}")
+    return "\n".join(lines)
+
+
+def drifted(result: dict[str, Any]) -> str:
+    """A verdict a model, with figures; the canaries that moved most; what it does to search."""
+    lines = []
+    for entry in result["models"]:
+        lines.append(
+            f"{entry['verdict']:<5} {entry['reference']} ({entry['assurance']}) on "
+            f"{' '.join(filter(None, (entry['runtime'], entry['processor'])))}: largest cosine "
+            f"distance {entry['largest']:.2g}, median {entry['median']:.2g}, "
+            f"alarm above {entry['threshold']:.2g}"
+        )
+        lines += [f"      {reason}" for reason in entry["reasons"]]
+        if entry["verdict"] != "DRIFT":
+            continue
+        worst = sorted(entry["figures"], key=lambda figure: -figure["distance"])[:5]
+        lines += [
+            f"      {figure['canary']} ({figure['side']}): distance {figure['distance']:.3g}, "
+            f"norm x {figure['norm_ratio']:.4g}"
+            for figure in worst
+        ]
+        if near := entry["neighbourhood"]:
+            lines.append(
+                f"      of the ten nearest canaries {near['overlap']:.0%} are still the same, the "
+                f"nearest changed for {near['first_changes']:.0%}; beside recorded vectors "
+                f"{near['finds_itself']:.0%} of the new ones find their own"
+            )
+    return "\n".join(lines) or "no model is pinned"
+
+
 def planned(result: dict[str, Any]) -> str:
     """What an upgrade would do."""
     return (

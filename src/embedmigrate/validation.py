@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from embedmigrate.models.references import UNPINNED
+
 
 class Fault(NamedTuple):
     """One thing that is wrong: at which key, and whether the key itself is the fault."""
@@ -13,6 +15,8 @@ class Fault(NamedTuple):
     key: tuple[str, ...]
     message: str
     unknown_key: bool
+    unpinned: bool = False
+    """Whether it is a reference to a model that can change its meaning."""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (".".join(self.key), self.message)))
@@ -27,4 +31,4 @@ def first_fault(error: ValidationError) -> Fault:
     first = min(found, key=lambda entry: entry["type"] != "extra_forbidden")
     unknown = first["type"] == "extra_forbidden"
     message = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
-    return Fault(tuple(map(str, first["loc"])), message, unknown)
+    return Fault(tuple(map(str, first["loc"])), message, unknown, first["type"] == UNPINNED)

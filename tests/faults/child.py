@@ -58,6 +58,8 @@ def asked_is_logged(path: Path) -> Iterator[None]:
 
     def logged(self: LocalEmbedder, texts: list[str]) -> Any:
         asked_by = sys._getframe(1).f_globals["__name__"].rpartition(".")[2]
+        if asked_by == "measuring":  # canaries are no documents
+            return embed_documents(self, texts)
         model = self.model.fingerprint
         line = [os.getpid(), asked_by, [f"{model} {content_hash(text).hex()}" for text in texts]]
         os.write(descriptor, json.dumps(line).encode() + b"\n")

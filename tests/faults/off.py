@@ -23,7 +23,8 @@ def checkpoint_order() -> None:
             )
         rows = backfill.rows_of(reading.documents, reading.seq)
         with self._writer_lock:
-            self.writer.write(rows, embedded.result.vectors)
+            space = self.embedder.model.fingerprint
+            self.writer.write(rows, embedded.result.vectors, space=space)
 
     setattr(backfill._BackfillWork, "save", save)  # noqa: B010
 

@@ -9,7 +9,7 @@ import pytest
 
 from embedmigrate.errors import ConfigError
 from embedmigrate.models import EmbeddingModel
-from embedmigrate.models.pin_file import SCHEMA, pin_path, read_pin, read_pins, write_pin
+from embedmigrate.models.pin_file import SCHEMA, Pin, pin_path, read_pin, read_pins, write_pin
 
 MODEL = EmbeddingModel(
     name="all-MiniLM-L6-v2",
@@ -17,11 +17,12 @@ MODEL = EmbeddingModel(
     dimensions=384,
     query_prompt="запрос: ",
 )
+PIN = Pin("minilm", MODEL)
 OTHER = EmbeddingModel(name="other", artifacts=MODEL.artifacts, dimensions=128)
 
 
 def test_a_pin_file_is_named_for_the_configured_name_and_the_fingerprint(tmp_path: Path) -> None:
-    path, changed = write_pin(tmp_path / "models", "minilm", MODEL)
+    path, changed = write_pin(tmp_path / "models", PIN)
 
     assert changed
     assert path == tmp_path / "models" / f"minilm.{MODEL.fingerprint}.json"
@@ -29,14 +30,14 @@ def test_a_pin_file_is_named_for_the_configured_name_and_the_fingerprint(tmp_pat
 
 
 def test_a_pin_file_gives_back_the_whole_identity(tmp_path: Path) -> None:
-    path, _ = write_pin(tmp_path, "minilm", MODEL)
+    path, _ = write_pin(tmp_path, PIN)
 
-    assert read_pin(path) == MODEL
-    assert read_pins(tmp_path, "minilm") == [MODEL]
+    assert read_pin(path) == PIN
+    assert read_pins(tmp_path, "minilm") == [PIN]
 
 
 def test_a_pin_file_is_made_to_be_read_in_a_review(tmp_path: Path) -> None:
-    path, _ = write_pin(tmp_path, "minilm", MODEL)
+    path, _ = write_pin(tmp_path, PIN)
 
     text = path.read_text("utf-8")
     assert text.endswith("}\n") and len(text.splitlines()) > 10
@@ -45,10 +46,10 @@ def test_a_pin_file_is_made_to_be_read_in_a_review(tmp_path: Path) -> None:
 
 
 def test_pinning_the_same_model_again_changes_nothing(tmp_path: Path) -> None:
-    path, _ = write_pin(tmp_path, "minilm", MODEL)
+    path, _ = write_pin(tmp_path, PIN)
     before = path.stat().st_mtime_ns
 
-    assert write_pin(tmp_path, "minilm", MODEL) == (path, False)
+    assert write_pin(tmp_path, PIN) == (path, False)
 
     assert path.stat().st_mtime_ns == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "nothing temporary is left"
@@ -58,9 +59,9 @@ def test_a_name_may_have_several_pins_and_does_not_see_those_of_longer_names(
     tmp_path: Path,
 ) -> None:
     for name, model in (("mini", MODEL), ("mini", OTHER), ("mini-2", OTHER)):
-        write_pin(tmp_path, name, model)
+        write_pin(tmp_path, Pin(name, model))
 
-    assert {pin.fingerprint for pin in read_pins(tmp_path, "mini")} == {
+    assert {pin.model.fingerprint for pin in read_pins(tmp_path, "mini")} == {
         MODEL.fingerprint,
         OTHER.fingerprint,
     }
@@ -69,7 +70,7 @@ def test_a_name_may_have_several_pins_and_does_not_see_those_of_longer_names(
 
 
 def test_a_pin_file_under_another_models_name_is_refused(tmp_path: Path) -> None:
-    path, _ = write_pin(tmp_path, "minilm", MODEL)
+    path, _ = write_pin(tmp_path, PIN)
     wrong = path.rename(pin_path(tmp_path, "minilm", OTHER))
 
     with pytest.raises(ConfigError) as refusal:
@@ -117,7 +118,7 @@ def test_a_pin_file_that_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_pin_file_of_a_newer_version_is_refused_and_says_so(tmp_path: Path) -> None:
-    path, _ = write_pin(tmp_path, "minilm", MODEL)
+    path, _ = write_pin(tmp_path, PIN)
     content = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**content, "schema": SCHEMA + 1}), "utf-8")
 

@@ -18,6 +18,7 @@ from embedmigrate.stores.base import Hit, IndexManifest, Row, Store
 from embedmigrate.stores.faiss.store import FaissConfig, FaissStore
 
 DIMENSIONS = 16
+SPACE = "space-1"
 
 
 def faiss_store(root: Path, factory: str = "Flat") -> FaissStore:
@@ -39,7 +40,7 @@ def manifest(
         collection="articles",
         catalog_id="catalog-1",
         spec_digest="spec-1",
-        fingerprint="space-1",
+        fingerprint=SPACE,
         dimensions=dimensions,
         metric=metric,
         normalized=normalized,
@@ -81,7 +82,9 @@ def make_index(
     store.create(about)
     with closing(store.writer(about.index, epoch=1, run="run-1")) as writer:
         for start in range(0, len(some_rows), batch):
-            writer.write(some_rows[start : start + batch], their_vectors[start : start + batch])
+            writer.write(
+                some_rows[start : start + batch], their_vectors[start : start + batch], space=SPACE
+            )
         if build:
             writer.build()
     return about.index

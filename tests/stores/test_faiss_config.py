@@ -12,7 +12,7 @@ from embedmigrate.context import AdapterContext
 from embedmigrate.errors import MissingExtra
 from embedmigrate.registry import adapter
 from embedmigrate.stores.faiss.store import FaissConfig, FaissStore
-from tests.stores.store_helpers import manifest, rows, vectors
+from tests.stores.store_helpers import SPACE, manifest, rows, vectors
 
 
 def context(root: Path) -> AdapterContext:
@@ -72,7 +72,7 @@ def test_nprobe_reaches_the_search(tmp_path: Path) -> None:
         if nprobe == 1:
             store.create(manifest(factory="IVF16,Flat"))
             writer = store.writer("articles-0001", epoch=1, run="run-1")
-            writer.write(rows(range(2000)), vectors(2000))
+            writer.write(rows(range(2000)), vectors(2000), space=SPACE)
             writer.build()
             writer.close()
         reader = store.reader("articles-0001")

@@ -24,6 +24,7 @@ from embedmigrate.stores.faiss.ann import Ann, open_ann
 from embedmigrate.stores.faiss.store import FaissStore
 from tests.stores.store_helpers import (
     DIMENSIONS,
+    SPACE,
     faiss_store,
     ids,
     make_index,
@@ -97,7 +98,7 @@ def test_a_writer_that_was_closed_hands_its_file_on(store: FaissStore, folder: P
     make_index(store, manifest(), rows(range(10)), vectors(10))
     for epoch in range(2, 6):
         with closing(store.writer(INDEX, epoch=epoch, run="run-2")) as writer:
-            writer.write([row(f"new-{epoch}")], vectors(1, seed=epoch))
+            writer.write([row(f"new-{epoch}")], vectors(1, seed=epoch), space=SPACE)
             assert len(writer.find_vectors([row(f"new-{epoch}").content_hash])) == 1
     assert files(folder, "vectors-*") == ["vectors-1.f32"]
     assert len(states(store)) == 14
@@ -108,19 +109,19 @@ def test_nobody_appends_to_the_file_of_a_writer_that_may_still_run(
 ) -> None:
     store.create(manifest())
     zombie = store.writer(INDEX, epoch=1, run="run-1")
-    zombie.write(rows(range(10)), vectors(10))
+    zombie.write(rows(range(10)), vectors(10), space=SPACE)
     same_epoch = store.writer(INDEX, epoch=1, run="run-1")
-    same_epoch.write(rows(range(10, 20)), vectors(10, seed=1))
+    same_epoch.write(rows(range(10, 20)), vectors(10, seed=1), space=SPACE)
     with closing(store.writer(INDEX, epoch=2, run="run-2")) as owner:
-        owner.write(rows(range(20, 30)), vectors(10, seed=2))
+        owner.write(rows(range(20, 30)), vectors(10, seed=2), space=SPACE)
         for late in (zombie, same_epoch):
             with pytest.raises(FencedOut):
-                late.write(rows(range(100, 110)), vectors(10, seed=3))
+                late.write(rows(range(100, 110)), vectors(10, seed=3), space=SPACE)
             late.close()
-        owner.write(rows(range(30, 40)), vectors(10, seed=4))
+        owner.write(rows(range(30, 40)), vectors(10, seed=4), space=SPACE)
     assert files(folder, "vectors-*") == ["vectors-1-1.f32", "vectors-1.f32", "vectors-2.f32"]
     with closing(store.writer(INDEX, epoch=3, run="run-3")) as next_owner:
-        next_owner.write(rows(range(40, 50)), vectors(10, seed=5))
+        next_owner.write(rows(range(40, 50)), vectors(10, seed=5), space=SPACE)
     assert files(folder, "vectors-3*") == []
     with closing(store.reader(INDEX)) as reader:
         found = reader.vectors([(r.id, r.chunk) for r in rows(range(50))])
@@ -134,12 +135,12 @@ def test_an_owner_that_wrote_nothing_does_not_hand_on_what_a_zombie_holds(
 ) -> None:
     store.create(manifest())
     zombie = store.writer(INDEX, epoch=1, run="run-1")
-    zombie.write(rows(range(10)), vectors(10))
+    zombie.write(rows(range(10)), vectors(10), space=SPACE)
     store.writer(INDEX, epoch=2, run="run-2").close()
     with closing(store.writer(INDEX, epoch=3, run="run-3")) as owner:
-        owner.write(rows(range(10, 20)), vectors(10, seed=1))
+        owner.write(rows(range(10, 20)), vectors(10, seed=1), space=SPACE)
         with pytest.raises(FencedOut):
-            zombie.write(rows(range(20, 30)), vectors(10, seed=2))
+            zombie.write(rows(range(20, 30)), vectors(10, seed=2), space=SPACE)
     zombie.close()
     assert files(folder, "vectors-*") == ["vectors-1.f32", "vectors-3.f32"]
     assert len(states(store)) == 20
@@ -157,7 +158,7 @@ def test_garbage_at_the_end_of_a_vector_file_is_written_over(
         file.write(b"\xff" * 1001)
     assert len(states(store)) == 10
     with closing(store.writer(INDEX, epoch=2, run="run-2")) as writer:
-        writer.write(rows(range(10, 12)), vectors(2, seed=1))
+        writer.write(rows(range(10, 12)), vectors(2, seed=1), space=SPACE)
     with closing(store.reader(INDEX)) as reader:
         found = reader.vectors([("d00009", 0), ("d00010", 0), ("d00011", 0)])
     np.testing.assert_array_equal(found, np.vstack([vectors(10)[9:], vectors(2, seed=1)]))
@@ -179,11 +180,11 @@ def test_a_write_that_failed_can_be_repeated(store: FaissStore, folder: Path) ->
     store.create(manifest())
     with closing(store.writer(INDEX, epoch=1, run="run-1")) as writer:
         with disk_full_after(1000), pytest.raises(StorageUnavailable, match=r"rows\.sqlite"):
-            writer.write(rows(range(100)), vectors(100))
+            writer.write(rows(range(100)), vectors(100), space=SPACE)
         with disk_full_after(7000), pytest.raises(StorageUnavailable):
-            writer.write(rows(range(100)), vectors(100))
+            writer.write(rows(range(100)), vectors(100), space=SPACE)
         assert states(store) == []
-        writer.write(rows(range(50, 150)), vectors(100, seed=1))
+        writer.write(rows(range(50, 150)), vectors(100, seed=1), space=SPACE)
         with closing(store.reader(INDEX)) as reader:
             found = reader.vectors([(r.id, 0) for r in rows(range(50, 150))])
         np.testing.assert_array_equal(found, vectors(100, seed=1))
@@ -338,10 +339,10 @@ def test_an_index_that_was_made_again_is_not_the_one_that_a_reader_has(store: Fa
 def test_a_writer_of_a_dropped_index_is_told(store: FaissStore) -> None:
     store.create(manifest())
     with closing(store.writer(INDEX, epoch=1, run="run-1")) as writer:
-        writer.write(rows([1]), vectors(1))
+        writer.write(rows([1]), vectors(1), space=SPACE)
         store.drop(INDEX)
         with pytest.raises(IndexGone):
-            writer.write(rows([2]), vectors(1))
+            writer.write(rows([2]), vectors(1), space=SPACE)
 
 
 # -- ANN structures ---------------------------------------------------------------------------
@@ -356,11 +357,11 @@ def test_a_structure_is_built_anew_when_a_twentieth_is_new_or_dead(
     make_index(store, about, rows(range(1000)), vectors(1000), build=True)
     with closing(store.writer(INDEX, epoch=2, run="run-2")) as writer:
         writer.build()
-        writer.write(rows(range(1000, 1050)), vectors(50, seed=1))
+        writer.write(rows(range(1000, 1050)), vectors(50, seed=1), space=SPACE)
         writer.delete([(r.id, 2) for r in rows(range(50))])
         writer.build()
         assert files(folder, "ann-*") == ["ann-1.faiss"]
-        writer.write(rows(range(1050, 1060)), vectors(10, seed=2))
+        writer.write(rows(range(1050, 1060)), vectors(10, seed=2), space=SPACE)
         writer.build()
         assert files(folder, "ann-*") == ["ann-2.faiss"]
         writer.delete([(r.id, 2) for r in rows(range(50, 110))])
@@ -381,7 +382,7 @@ def test_a_reader_goes_on_with_a_structure_that_was_removed_until_it_sees_the_ne
         closing(store.writer(INDEX, epoch=2, run="run-2")) as writer,
     ):
         for start in range(500, 800, 100):
-            writer.write(rows(range(start, start + 100)), vectors(100, seed=start))
+            writer.write(rows(range(start, start + 100)), vectors(100, seed=start), space=SPACE)
             writer.build()
             (hits,) = reader.search(vectors(100, seed=start)[:1], 1)
             assert ids(hits) == [f"d{start:05d}"]
@@ -398,7 +399,7 @@ def test_a_structure_that_is_removed_while_a_reader_opens_it_is_not_damage(
 
         def too_late(*arguments: Any) -> Ann:
             monkeypatch.undo()
-            writer.write(rows(range(100, 200)), vectors(100, seed=1))
+            writer.write(rows(range(100, 200)), vectors(100, seed=1), space=SPACE)
             writer.build()
             return open_ann(*arguments)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.stores.store_helpers import faiss_store, manifest, rows, vectors
+from tests.stores.store_helpers import SPACE, faiss_store, manifest, rows, vectors
 
 INDEX = "articles-0001"
 BATCH = 64
@@ -34,12 +34,12 @@ WRITE_FOR_EVER = f"""
 import sys
 from itertools import count
 from pathlib import Path
-from tests.stores.store_helpers import faiss_store, rows, vectors
+from tests.stores.store_helpers import SPACE, faiss_store, rows, vectors
 
 writer = faiss_store(Path(sys.argv[1])).writer("{INDEX}", epoch=int(sys.argv[2]), run="run")
 for number in count(int(sys.argv[3])):
     some = rows(range(number * {BATCH}, (number + 1) * {BATCH}))
-    writer.write(some, vectors({BATCH}, seed=number))
+    writer.write(some, vectors({BATCH}, seed=number), space=SPACE)
     print(number, flush=True)
 """
 
@@ -97,7 +97,7 @@ def test_searching_four_times_the_vectors_takes_no_more_memory(tmp_path: Path) -
         with closing(store.writer(INDEX, epoch=1, run="run-1")) as writer:
             for number in range(0, thousands, 10):
                 some = rows(range(number * 1000, (number + 10) * 1000))
-                writer.write(some, vectors(len(some), seed=number, dimensions=64))
+                writer.write(some, vectors(len(some), seed=number, dimensions=64), space=SPACE)
             writer.delete([(f"d{number:05d}", 2) for number in range(0, 40_000, 40)])
         with start(SEARCH_AND_MEASURE, tmp_path / str(thousands)) as process:
             assert process.stdout is not None

@@ -30,6 +30,7 @@ from embedmigrate.stores.base import (
 )
 from tests.stores.store_helpers import (
     DIMENSIONS,
+    SPACE,
     brute_force,
     faiss_store,
     ids,
@@ -90,7 +91,7 @@ def test_an_index_that_was_created_is_listed_with_its_manifest(store: Store, ind
 
 def test_creating_it_again_keeps_what_is_in_it(store: Store, index: str) -> None:
     with closing(store.writer(index, epoch=1, run="run-1")) as writer:
-        writer.write(rows([1]), vectors(1))
+        writer.write(rows([1]), vectors(1), space=SPACE)
         writer.set_generation(3)
     store.create(manifest(factory=store.factory))
     with closing(store.reader(index)) as reader:
@@ -121,7 +122,7 @@ def test_a_dropped_index_is_gone_and_can_be_dropped_again(store: Store, index: s
 def test_a_reader_notices_that_its_index_was_dropped(
     store: Store, writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write(rows([1]), vectors(1))
+    writer.write(rows([1]), vectors(1), space=SPACE)
     assert len(hits_of(reader, vectors(1)[0])) == 1
     store.drop(reader.manifest.index)
     with pytest.raises(IndexGone):
@@ -148,7 +149,7 @@ def test_what_was_written_is_there_as_it_was_written(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
     written = rows(range(3))
-    assert writer.write(written, vectors(3)) == Written(applied=3, outdated=0)
+    assert writer.write(written, vectors(3), space=SPACE) == Written(applied=3, outdated=0)
     assert list(reader.states()) == [
         (r.id, r.chunk, r.seq, r.content_hash, r.metadata_hash) for r in written
     ]
@@ -157,7 +158,7 @@ def test_what_was_written_is_there_as_it_was_written(
 
 
 def test_writing_nothing_is_allowed(writer: IndexWriter) -> None:
-    assert writer.write([], np.empty((0, DIMENSIONS), np.float32)) == Written(0, 0)
+    assert writer.write([], np.empty((0, DIMENSIONS), np.float32), space=SPACE) == Written(0, 0)
     assert writer.delete([]) == writer.write_metadata([]) == Written(0, 0)
 
 
@@ -165,8 +166,8 @@ def test_a_row_that_is_written_again_replaces_the_first(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
     first, second = vectors(2)
-    writer.write([row("a", 1)], first[np.newaxis])
-    assert writer.write([row("a", 1, text="new")], second[np.newaxis]) == Written(1, 0)
+    writer.write([row("a", 1)], first[np.newaxis], space=SPACE)
+    assert writer.write([row("a", 1, text="new")], second[np.newaxis], space=SPACE) == Written(1, 0)
     (state,) = reader.states()
     assert state.content_hash == row("a", text="new").content_hash
     np.testing.assert_array_equal(reader.vectors([("a", 0)]), second[np.newaxis])
@@ -176,8 +177,8 @@ def test_a_row_that_is_written_again_replaces_the_first(
 def test_an_older_write_never_replaces_a_newer_row(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a", 5)], vectors(1))
-    written = writer.write([row("a", 4), row("b", 4)], vectors(2, seed=1))
+    writer.write([row("a", 5)], vectors(1), space=SPACE)
+    written = writer.write([row("a", 4), row("b", 4)], vectors(2, seed=1), space=SPACE)
     assert written == Written(applied=1, outdated=1)
     assert [(state.id, state.seq) for state in reader.states()] == [("a", 5), ("b", 4)]
     np.testing.assert_array_equal(reader.vectors([("a", 0)]), vectors(1))
@@ -186,8 +187,8 @@ def test_an_older_write_never_replaces_a_newer_row(
 def test_chunks_of_a_document_are_rows_of_their_own(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a", chunk=chunk) for chunk in (2, 0, 1)], vectors(3))
-    writer.write([row("a", 2, chunk=1)], vectors(1, seed=1))
+    writer.write([row("a", chunk=chunk) for chunk in (2, 0, 1)], vectors(3), space=SPACE)
+    writer.write([row("a", 2, chunk=1)], vectors(1, seed=1), space=SPACE)
     assert [(state.chunk, state.seq) for state in reader.states()] == [(0, 1), (1, 2), (2, 1)]
     statistics = reader.statistics()
     assert (statistics.vectors, statistics.documents) == (3, 1)
@@ -197,7 +198,7 @@ def test_one_row_twice_in_one_write_is_refused_whole(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
     with pytest.raises(ValueError, match="twice"):
-        writer.write([row("a"), row("b"), row("a")], vectors(3))
+        writer.write([row("a"), row("b"), row("a")], vectors(3), space=SPACE)
     with pytest.raises(ValueError, match="twice"):
         writer.write_metadata([row("a"), row("a")])
     assert list(reader.states()) == []
@@ -219,14 +220,14 @@ def test_vectors_that_do_not_fit_are_refused(
     writer: IndexWriter, reader: IndexReader, wrong: Vectors
 ) -> None:
     with pytest.raises(ValueError, match=r"float32|finite"):
-        writer.write([row("a")], wrong)
+        writer.write([row("a")], wrong, space=SPACE)
     assert list(reader.states()) == []
 
 
 def test_metadata_alone_is_replaced_without_touching_the_vector(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a", 1, text="t", metadata={"v": 1})], vectors(1))
+    writer.write([row("a", 1, text="t", metadata={"v": 1})], vectors(1), space=SPACE)
     update = row("a", 2, text="t", metadata={"v": 2})
     assert writer.write_metadata([update, row("missing", 2)]) == Written(1, 0)
     (hit,) = hits_of(reader, vectors(1)[0])
@@ -237,7 +238,7 @@ def test_metadata_alone_is_replaced_without_touching_the_vector(
 
 
 def test_older_metadata_never_replaces_newer(writer: IndexWriter, reader: IndexReader) -> None:
-    writer.write([row("a", 3, metadata={"v": 3})], vectors(1))
+    writer.write([row("a", 3, metadata={"v": 3})], vectors(1), space=SPACE)
     assert writer.write_metadata([row("a", 2, metadata={"v": 2})]) == Written(0, 1)
     assert hits_of(reader, vectors(1)[0])[0].metadata == {"v": 3}
 
@@ -246,7 +247,7 @@ def test_any_metadata_that_json_can_hold_comes_back(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
     metadata = {"ключ": "значение", "n": None, "deep": {"list": [1, 2.5, True, "\ud800"]}, "": 0}
-    writer.write([row("a", metadata=metadata)], vectors(1))
+    writer.write([row("a", metadata=metadata)], vectors(1), space=SPACE)
     assert hits_of(reader, vectors(1)[0])[0].metadata == metadata
 
 
@@ -254,7 +255,7 @@ def test_any_metadata_that_json_can_hold_comes_back(
 
 
 def test_deleting_a_document_deletes_its_chunks(writer: IndexWriter, reader: IndexReader) -> None:
-    writer.write([row("a"), row("a", chunk=1), row("b")], vectors(3))
+    writer.write([row("a"), row("a", chunk=1), row("b")], vectors(3), space=SPACE)
     assert writer.delete([("a", 2), ("missing", 2)]) == Written(applied=2, outdated=0)
     assert [state.id for state in reader.states()] == ["b"]
     assert ids(hits_of(reader, vectors(1)[0])) == ["b"]
@@ -263,7 +264,7 @@ def test_deleting_a_document_deletes_its_chunks(writer: IndexWriter, reader: Ind
 def test_an_older_delete_does_nothing_to_a_newer_row(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a", 5), row("a", 3, chunk=1)], vectors(2))
+    writer.write([row("a", 5), row("a", 3, chunk=1)], vectors(2), space=SPACE)
     assert writer.delete([("a", 4)]) == Written(applied=1, outdated=1)
     assert [(state.chunk, state.seq) for state in reader.states()] == [(0, 5)]
 
@@ -271,10 +272,10 @@ def test_an_older_delete_does_nothing_to_a_newer_row(
 def test_a_tombstone_keeps_an_older_write_from_bringing_a_document_back(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a", 1)], vectors(1))
+    writer.write([row("a", 1)], vectors(1), space=SPACE)
     writer.delete([("a", 5), ("never-there", 5)])
     late = [row("a", 4), row("never-there", 4), row("a", 4, chunk=7)]
-    assert writer.write(late, vectors(3)) == Written(applied=0, outdated=3)
+    assert writer.write(late, vectors(3), space=SPACE) == Written(applied=0, outdated=3)
     assert list(reader.states()) == []
 
 
@@ -282,27 +283,27 @@ def test_a_write_that_is_as_new_as_the_tombstone_applies(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
     writer.delete([("a", 5), ("b", 5)])
-    assert writer.write([row("a", 5), row("b", 6)], vectors(2)) == Written(2, 0)
+    assert writer.write([row("a", 5), row("b", 6)], vectors(2), space=SPACE) == Written(2, 0)
 
 
 def test_an_older_delete_does_not_weaken_a_tombstone(writer: IndexWriter) -> None:
     writer.delete([("a", 5)])
     writer.delete([("a", 3)])
-    assert writer.write([row("a", 4)], vectors(1)) == Written(0, 1)
+    assert writer.write([row("a", 4)], vectors(1), space=SPACE) == Written(0, 1)
 
 
 def test_forgotten_tombstones_hold_nothing_back(writer: IndexWriter) -> None:
     writer.delete([("a", 5), ("b", 6)])
     assert writer.forget_tombstones(before_seq=6) == 1
     assert writer.forget_tombstones(before_seq=6) == 0
-    assert writer.write([row("a", 1), row("b", 1)], vectors(2)) == Written(1, 1)
+    assert writer.write([row("a", 1), row("b", 1)], vectors(2), space=SPACE) == Written(1, 1)
 
 
 # -- what a runner asks -----------------------------------------------------------------------
 
 
 def test_a_writer_finds_vectors_by_content_and_forgets_dead_ones(writer: IndexWriter) -> None:
-    writer.write([row("a", text="one"), row("b", text="two")], vectors(2))
+    writer.write([row("a", text="one"), row("b", text="two")], vectors(2), space=SPACE)
     one, two = row("", text="one").content_hash, row("", text="two").content_hash
     unknown = row("", text="three").content_hash
     found = writer.find_vectors([one, two, unknown, one])
@@ -313,7 +314,7 @@ def test_a_writer_finds_vectors_by_content_and_forgets_dead_ones(writer: IndexWr
 
 
 def test_a_writer_sees_its_own_rows(writer: IndexWriter) -> None:
-    writer.write(rows(range(600)), vectors(600))
+    writer.write(rows(range(600)), vectors(600), space=SPACE)
     states = writer.existing([f"d{number:05d}" for number in range(0, 1200, 2)])
     assert sorted(state.id for state in states) == [f"d{n:05d}" for n in range(0, 600, 2)]
 
@@ -330,9 +331,9 @@ def test_the_generation_is_recorded_in_the_index(
 
 def test_every_vector_carries_its_provenance(store: Store, index: str) -> None:
     with closing(store.writer(index, epoch=1, run="run-1")) as writer:
-        writer.write(rows(range(5)), vectors(5))
+        writer.write(rows(range(5)), vectors(5), space=SPACE)
     with closing(store.writer(index, epoch=2, run="run-2")) as writer:
-        writer.write(rows(range(3, 7), seq=2), vectors(4))
+        writer.write(rows(range(3, 7), seq=2), vectors(4), space=SPACE)
         writer.delete([("d00000", 2)])
     with closing(store.reader(index)) as reader:
         assert reader.stamps() == [Stamp("space-1", "run-1", 2), Stamp("space-1", "run-2", 4)]
@@ -346,10 +347,10 @@ def test_a_writer_that_was_overtaken_can_change_nothing(store: Store, index: str
         closing(store.writer(index, epoch=1, run="run-1")) as zombie,
         closing(store.writer(index, epoch=2, run="run-2")) as owner,
     ):
-        owner.write([row("a", 1)], vectors(1))
+        owner.write([row("a", 1)], vectors(1), space=SPACE)
         attempts: list[Callable[[], object]] = [
-            lambda: zombie.write([row("z", 9)], vectors(1)),
-            lambda: zombie.write([], np.empty((0, DIMENSIONS), np.float32)),
+            lambda: zombie.write([row("z", 9)], vectors(1), space=SPACE),
+            lambda: zombie.write([], np.empty((0, DIMENSIONS), np.float32), space=SPACE),
             lambda: zombie.write_metadata([row("a", 9)]),
             lambda: zombie.delete([("a", 9)]),
             lambda: zombie.set_generation(9),
@@ -358,7 +359,7 @@ def test_a_writer_that_was_overtaken_can_change_nothing(store: Store, index: str
         for attempt in attempts:
             with pytest.raises(FencedOut):
                 attempt()
-        owner.write([row("b", 1)], vectors(1, seed=1))
+        owner.write([row("b", 1)], vectors(1, seed=1), space=SPACE)
     with closing(store.reader(index)) as reader:
         assert [(state.id, state.seq) for state in reader.states()] == [("a", 1), ("b", 1)]
         assert reader.manifest.generation == 0
@@ -407,10 +408,10 @@ def test_ann_and_tail_together_find_what_brute_force_finds(store: Store, metric:
         closing(store.writer(index, epoch=1, run="run-1")) as writer,
         closing(store.reader(index)) as reader,
     ):
-        writer.write(rows(range(ENOUGH)), first)
+        writer.write(rows(range(ENOUGH)), first, space=SPACE)
         writer.build()
         changed = range(ENOUGH - 200, ENOUGH + 200)
-        writer.write(rows(changed, seq=2), later)
+        writer.write(rows(changed, seq=2), later, space=SPACE)
         truth |= {f"d{n:05d}": vector for n, vector in zip(changed, later, strict=True)}
         for number in range(100):
             del truth[f"d{number:05d}"]
@@ -442,8 +443,8 @@ def test_equal_vectors_come_in_the_order_of_their_ids(
 ) -> None:
     same = np.repeat(vectors(1), 12, axis=0)
     written = [row(id, chunk=chunk) for id in "fbdace" for chunk in (1, 0)]
-    writer.write(written, same)
-    writer.write(rows(range(50)), vectors(50, seed=1))
+    writer.write(written, same, space=SPACE)
+    writer.write(rows(range(50)), vectors(50, seed=1), space=SPACE)
     hits = hits_of(reader, vectors(1)[0], 5)
     assert [(hit.id, hit.chunk) for hit in hits] == [
         ("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0),
@@ -455,7 +456,7 @@ def test_a_search_returns_no_more_than_there_is(writer: IndexWriter, reader: Ind
     query = vectors(2, seed=9)
     assert reader.search(query, 10) == [[], []]
     assert reader.search(query[:0], 10) == []
-    writer.write(rows(range(3)), vectors(3))
+    writer.write(rows(range(3)), vectors(3), space=SPACE)
     assert [len(hits) for hits in reader.search(query, 10)] == [3, 3]
     writer.delete([("d00001", 2)])
     assert [sorted(ids(hits)) for hits in reader.search(query, 10)] == [["d00000", "d00002"]] * 2
@@ -530,6 +531,7 @@ def test_a_filter_admits_exactly_the_rows_that_match(
     writer.write(
         [row(str(n), metadata=metadata) for n, metadata in enumerate(LANGUAGES)],
         vectors(len(LANGUAGES)),
+        space=SPACE,
     )
     assert sorted(ids(hits_of(reader, vectors(1)[0], filter=filter))) == list(expected)
 
@@ -571,9 +573,9 @@ def test_a_rare_value_is_found_however_far_away_it_is(store: Store) -> None:
 def test_a_filter_sees_replaced_metadata_and_no_dead_rows(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row(id, metadata={"v": 1}) for id in "abc"], vectors(3))
+    writer.write([row(id, metadata={"v": 1}) for id in "abc"], vectors(3), space=SPACE)
     writer.write_metadata([row("a", 2, metadata={"v": 2})])
-    writer.write([row("b", 2, metadata={"v": 2})], vectors(1, seed=1))
+    writer.write([row("b", 2, metadata={"v": 2})], vectors(1, seed=1), space=SPACE)
     writer.delete([("c", 2)])
     query = vectors(1)[0]
     assert sorted(ids(hits_of(reader, query, filter={"v": 2}))) == ["a", "b"]
@@ -587,13 +589,15 @@ def test_states_come_in_the_order_of_the_bytes_of_id_and_chunk(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
     names = ["b", "a", "B", "ä", "z", "aa", "😀", "\uffff", "a b", "10", "9", "é"]
-    writer.write([row(id, chunk=chunk) for id in names for chunk in (10, 9)], vectors(24))
+    writer.write(
+        [row(id, chunk=chunk) for id in names for chunk in (10, 9)], vectors(24), space=SPACE
+    )
     expected = [(id, chunk) for id in sorted(names, key=str.encode) for chunk in (9, 10)]
     assert [(state.id, state.chunk) for state in reader.states()] == expected
 
 
 def test_a_scan_is_of_one_moment(writer: IndexWriter, reader: IndexReader) -> None:
-    writer.write(rows(range(1000)), vectors(1000))
+    writer.write(rows(range(1000)), vectors(1000), space=SPACE)
     states = reader.states()
     seen = [next(states)]
     writer.delete([(f"d{number:05d}", 2) for number in range(500, 1000)])
@@ -605,14 +609,14 @@ def test_a_scan_is_of_one_moment(writer: IndexWriter, reader: IndexReader) -> No
 def test_get_returns_the_live_rows_of_some_documents(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a"), row("a", chunk=1), row("b"), row("c")], vectors(4))
+    writer.write([row("a"), row("a", chunk=1), row("b"), row("c")], vectors(4), space=SPACE)
     writer.delete([("b", 2)])
     found = reader.get(["a", "b", "missing"])
     assert sorted((state.id, state.chunk) for state in found) == [("a", 0), ("a", 1)]
 
 
 def test_a_vector_that_is_not_there_is_named(writer: IndexWriter, reader: IndexReader) -> None:
-    writer.write([row("a")], vectors(1))
+    writer.write([row("a")], vectors(1), space=SPACE)
     with pytest.raises(KeyError, match="'a', 1"):
         reader.vectors([("a", 0), ("a", 1)])
     assert reader.vectors([]).shape == (0, DIMENSIONS)
@@ -622,7 +626,7 @@ def test_blocks_hold_every_live_vector_once_as_it_was_written(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
     assert list(reader.blocks()) == []
-    writer.write(rows(range(100)), vectors(100))
+    writer.write(rows(range(100)), vectors(100), space=SPACE)
     writer.delete([(f"d{number:05d}", 2) for number in range(0, 100, 4)])
     blocks = list(reader.blocks(size=30))
     assert [len(block) for block in blocks] == [30, 30, 15]
@@ -684,13 +688,13 @@ def test_readers_see_every_document_exactly_once_while_it_is_rewritten(
         closing(store.reader(index)) as reader,
         ThreadPoolExecutor() as threads,
     ):
-        writer.write([row(f"d{n}") for n in range(documents)], vectors(documents))
+        writer.write([row(f"d{n}") for n in range(documents)], vectors(documents), space=SPACE)
         searches = [threads.submit(search, reader, seed) for seed in range(3)]
         for seq in range(2, rounds):
             for number in range(3):
-                writer.write(*group(number, seq))
+                writer.write(*group(number, seq), space=SPACE)
             extra = rows([seq], seq)
-            writer.write(extra, vectors(1, seed=seq))
+            writer.write(extra, vectors(1, seed=seq), space=SPACE)
             writer.delete([(extra[0].id, seq + 1)])
             writer.build()
         stop.set()

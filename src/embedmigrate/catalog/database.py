@@ -66,7 +66,26 @@ class Catalog:
                 expected=f"at most {schema.SCHEMA_VERSION}",
                 next_step="pip install --upgrade embedmigrate",
             )
+        if found.schema_version < schema.SCHEMA_VERSION:
+            self._bring_up_to_date()
         return str(found.catalog_id)
+
+    def _bring_up_to_date(self) -> None:
+        """Add the tables and columns that an older version did not have; none was ever removed."""
+        with self.write() as connection:
+            schema.metadata.create_all(connection)
+            inspector = sa.inspect(connection)
+            preparer = connection.dialect.identifier_preparer
+            for table in schema.metadata.sorted_tables:
+                there = {column["name"] for column in inspector.get_columns(table.name)}
+                for column in table.columns:
+                    if column.name not in there:
+                        kind = column.type.compile(connection.dialect)
+                        connection.exec_driver_sql(
+                            f"ALTER TABLE {preparer.format_table(table)} "
+                            f"ADD COLUMN {preparer.format_column(column)} {kind}"
+                        )
+            connection.execute(schema.catalog.update().values(schema_version=schema.SCHEMA_VERSION))
 
     def _missing(self) -> UnknownCatalog:
         return UnknownCatalog(

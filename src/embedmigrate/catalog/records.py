@@ -62,6 +62,11 @@ class IndexRecord:
     position: int
     created_at: float
     retained_at: float | None
+    container: str
+    """What holds its vectors in the store: a container of its own, or that of the index that it
+    was rebound from."""
+    adopted: dict[str, Any] | None = None
+    """How the vectors of a container that somebody else made were proven; None for our own."""
 
     @cached_property
     def spec(self) -> IndexSpec:
@@ -83,6 +88,8 @@ class IndexRecord:
             position=row.position,
             created_at=row.created_at,
             retained_at=row.retained_at,
+            container=row.container or row.name,
+            adopted=row.adopted,
         )
 
 

@@ -206,6 +206,85 @@ def finish_batch(
         )
 
 
+def window(connection: Connection, run_id: int) -> str:
+    """The stamp of what is written in the present window of a run.
+
+    It follows from the batches that are confirmed, so that a runner that carries on, after the
+    check that opens its work, stamps anew.
+    """
+    confirmed = connection.execute(
+        sa.select(sa.func.count()).where(_batch.run_id == run_id, _batch.confirmed_at.is_not(None))
+    ).scalar_one()
+    return f"{run_id}.{confirmed}"
+
+
+def has_open_window(connection: Connection, run_id: int) -> bool:
+    """Whether a run has finished batches that are not confirmed."""
+    open_batches = sa.select(_batch.ordinal).where(
+        _batch.run_id == run_id, _batch.finished_at.is_not(None), _batch.confirmed_at.is_(None)
+    )
+    return connection.execute(open_batches.limit(1)).first() is not None
+
+
+def confirm_window(connection: Connection, lease: Lease, run: RunRecord) -> None:
+    """The witness held after them: the finished batches of ``run`` count for good (I18)."""
+    renew(connection, lease)
+    connection.execute(
+        schema.batch.update()
+        .where(
+            _batch.run_id == run.id,
+            _batch.finished_at.is_not(None),
+            _batch.confirmed_at.is_(None),
+        )
+        .values(confirmed_at=time.time())
+    )
+
+
+def discard_window(connection: Connection, lease: Lease, run: RunRecord, reason: str) -> int:
+    """Take back the batches that were finished since the witness last held; returns how many.
+
+    Their rows must be gone from the store before (I14). What they cost stays counted.
+    """
+    renew(connection, lease)
+    unconfirmed = (
+        _batch.run_id == run.id,
+        _batch.finished_at.is_not(None),
+        _batch.confirmed_at.is_(None),
+    )
+    found = connection.execute(
+        sa.select(
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(_batch.done), 0),
+            sa.func.coalesce(sa.func.sum(_batch.skipped), 0),
+            sa.func.coalesce(sa.func.sum(_batch.documents), 0),
+        ).where(*unconfirmed)
+    ).one()
+    batches, done, skipped, documents = found
+    if batches:
+        connection.execute(
+            schema.batch.update()
+            .where(*unconfirmed)
+            .values(finished_at=None, done=None, skipped=None, embedded=None)
+        )
+        connection.execute(
+            schema.run.update()
+            .where(_run.id == run.id)
+            .values(
+                done=_run.done - done,
+                skipped=_run.skipped - skipped,
+                total=_run.total + documents - done - skipped,
+            )
+        )
+    events.record(
+        connection,
+        "window_discarded",
+        lease.collection,
+        {"batches": int(batches), "documents": int(done), "reason": reason},
+        run_id=run.id,
+    )
+    return int(batches)
+
+
 def add_evidence(
     connection: Connection,
     index_name: str,

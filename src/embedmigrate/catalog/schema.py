@@ -20,7 +20,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -68,6 +68,8 @@ index = Table(
     Column("created_at", Float, nullable=False),
     Column("retained_at", Float),  # when it stopped being live
     Column("dropped_at", Float),
+    Column("container", String(63)),  # what holds the vectors; NULL: a container of this name
+    Column("adopted", JSON),  # how somebody else's container was proven; NULL: built by us
     Index("embedmigrate_index_collection", "collection", "spec_digest"),
 )
 
@@ -112,6 +114,7 @@ batch = Table(
     Column("until", Text),
     Column("documents", Integer, nullable=False),
     Column("finished_at", Float),
+    Column("confirmed_at", Float),  # when the witness held after it
     Column("done", Integer),
     Column("skipped", Integer),
     Column("embedded", Integer),
@@ -149,6 +152,28 @@ evidence = Table(
     Column("invariant", Integer, nullable=False),
     Column("holds", Boolean, nullable=False),
     Column("measured", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+witness = Table(
+    "embedmigrate_witness",
+    metadata,
+    Column("fingerprint", String(32), primary_key=True),
+    Column("query_side", String(32), primary_key=True),
+    Column("runtime", String(128), primary_key=True),
+    Column("processor", String(128), primary_key=True),
+    Column("record", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+proof = Table(  # two fingerprints that were shown to span one space
+    "embedmigrate_proof",
+    metadata,
+    Column("id", _BIG, primary_key=True),
+    Column("first", String(32), nullable=False),
+    Column("second", String(32), nullable=False),
+    Column("measured", JSON, nullable=False),
+    Column("actor", String(128), nullable=False),
     Column("at", Float, nullable=False),
 )
 

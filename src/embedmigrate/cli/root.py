@@ -33,10 +33,10 @@ def cli(context: click.Context, config: Path | None, quiet: bool) -> None:
     context.obj = {"config": config, "quiet": quiet}
 
 
-def settings_of(context: click.Context) -> Settings:
+def settings_of(context: click.Context, *, allow_unpinned: bool = False) -> Settings:
     from embedmigrate.config import load_settings
 
-    return load_settings(context.obj["config"])
+    return load_settings(context.obj["config"], allow_unpinned=allow_unpinned)
 
 
 def working(context: click.Context) -> dict[str, Any]:

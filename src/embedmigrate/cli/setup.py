@@ -10,7 +10,6 @@ from embedmigrate.cli.root import (
     cli,
     json_option,
     print_result,
-    settings_of,
 )
 
 
@@ -39,21 +38,4 @@ def list_templates(as_json: bool) -> None:
         as_json,
         {"schema": 1, "templates": command.list_templates()},
         lambda result: "\n".join(f"{t['name']}  {t['description']}" for t in result["templates"]),
-    )
-
-
-@cli.command(short_help="Resolve MODEL and write its pin file.")
-@click.argument("model")
-@json_option
-@click.pass_context
-def pin(context: click.Context, model: str, as_json: bool) -> None:
-    """Resolve MODEL to its exact identity and write its pin file."""
-    from embedmigrate import command
-
-    print_result(
-        as_json,
-        command.pin(settings_of(context), model),
-        lambda result: (
-            f"{result['reference']}\n{'wrote' if result['changed'] else 'kept'} {result['path']}"
-        ),
     )

@@ -7,6 +7,7 @@ data, prints nothing but progress through the reporter it is given, and raises t
 
 from embedmigrate.command.back import downgrade, rollback
 from embedmigrate.command.forward import contract, cutover, upgrade
+from embedmigrate.command.pinning import drift, pin
 from embedmigrate.command.reading import check, plan, search, status, verify
 from embedmigrate.command.scripts import (
     branches,
@@ -22,7 +23,7 @@ from embedmigrate.command.scripts import (
     stamp,
     upgrade_sql,
 )
-from embedmigrate.command.setup import init, list_templates, pin
+from embedmigrate.command.setup import init, list_templates
 
 __all__ = [
     "branches",
@@ -32,6 +33,7 @@ __all__ = [
     "cutover",
     "downgrade",
     "downgrade_sql",
+    "drift",
     "edit",
     "ensure_version",
     "heads",

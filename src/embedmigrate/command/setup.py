@@ -1,17 +1,14 @@
-"""Commands that set a project up: init, list-templates, pin."""
+"""Commands that set a project up: init, list-templates."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
-from embedmigrate import resolve
-from embedmigrate.config import FILE_NAME, Settings
+from embedmigrate.config import FILE_NAME
 from embedmigrate.errors import ConfigError, UsageError
 from embedmigrate.migration.environment import template_directory
-from embedmigrate.models.pin_file import write_pin
 
 
 def list_templates() -> list[dict[str, str]]:
@@ -76,23 +73,3 @@ def init(directory: Path, template: str = "default", *, root: Path | None = None
 def _configured_in_pyproject(root: Path) -> bool:
     project = root / "pyproject.toml"
     return project.is_file() and b"[tool.embedmigrate" in project.read_bytes()
-
-
-def pin(settings: Settings, name: str) -> dict[str, Any]:
-    """Resolve the model ``name`` to its exact identity and write its pin file."""
-    model = resolve.identify(settings, name)
-    try:
-        path, changed = write_pin(settings.pins, name, model)
-    except OSError as error:
-        raise ConfigError(
-            f"the pin file cannot be written to {settings.pins}: {error.strerror}",
-            next_step="make the folder writable",
-        ) from error
-    return {
-        "schema": 1,
-        "name": name,
-        "reference": model.reference,
-        "path": str(path),
-        "changed": changed,
-        "model": model.model_dump(mode="json"),
-    }

@@ -34,6 +34,8 @@ class Embedder(Protocol):
 
     Config: ClassVar[type[ModelConfig]]
     model: EmbeddingModel
+    runtime: str
+    """What computes, with its version: a witness is recorded for each."""
 
     @classmethod
     def identify(cls, name: str, config: ModelConfig, root: Path) -> EmbeddingModel:

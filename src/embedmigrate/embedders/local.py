@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib import metadata
 from typing import TypeVar
 
 import numpy as np
@@ -97,6 +98,8 @@ def declare(
 class LocalEmbedder(ABC):
     """A loaded model in this process. Safe for several threads, deterministic."""
 
+    runtime = "numpy"
+
     def __init__(self, model: EmbeddingModel) -> None:
         self.model = model
 
@@ -107,6 +110,10 @@ class LocalEmbedder(ABC):
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """The same for queries, with the query prompt."""
         return self._answer(texts, self.model.query_prompt)
+
+    def tokens_of(self, text: str) -> int | None:
+        """How many tokens of ``text`` the model is fed; None where that is not known."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - nothing to release is a valid case
         """Release the runtime. Idempotent."""
@@ -125,6 +132,12 @@ class LocalEmbedder(ABC):
             return np.empty((0, self.model.dimensions), np.float32)
         raw = self._embed([prompt + text for text in texts] if prompt else texts)
         return checked(finish(raw, self.model), len(texts), self.model)
+
+
+def version_of(distribution: str) -> str:
+    """``distribution major.minor`` as it is installed here."""
+    major, minor = metadata.version(distribution).split(".")[:2]
+    return f"{distribution} {major}.{minor}"
 
 
 def finish(raw: Vectors, model: EmbeddingModel) -> Vectors:

@@ -17,7 +17,7 @@ import numpy as np
 
 from embedmigrate.embedders.base import ModelConfig, Vectors
 from embedmigrate.embedders.files import Artifacts, FileReference, Places, inside
-from embedmigrate.embedders.local import own
+from embedmigrate.embedders.local import own, version_of
 from embedmigrate.embedders.onnx_file import INT32, OnnxGraph, read_graph
 from embedmigrate.embedders.st_folder import FolderSettings
 from embedmigrate.embedders.transformer import (
@@ -88,6 +88,7 @@ class OnnxEmbedder(TransformerEmbedder):
     def __init__(self, model: EmbeddingModel, parts: _Parts) -> None:
         super().__init__(model, parts.artifacts.files["tokenizer"], "onnx")
         self._session = _open(parts)
+        self.runtime = version_of("onnxruntime")
         self._inputs = parts.graph.inputs
         self._output = parts.output
         if "DynamicQuantizeLinear" in parts.graph.operators:

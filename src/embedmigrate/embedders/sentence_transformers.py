@@ -14,7 +14,7 @@ import numpy as np
 
 from embedmigrate.embedders.base import ModelConfig, Vectors
 from embedmigrate.embedders.files import Artifacts, Places, inside, read_json
-from embedmigrate.embedders.local import own
+from embedmigrate.embedders.local import own, version_of
 from embedmigrate.embedders.st_folder import FolderSettings
 from embedmigrate.embedders.transformer import (
     Ids,
@@ -87,6 +87,7 @@ class SentenceTransformersEmbedder(TransformerEmbedder):
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
+        self.runtime = f"{version_of('torch')} on {loaded.device.type}"
         # Weights that are stored in half precision are computed with in float32, as by ONNX.
         self._device = loaded.device
         self._transformer: Any = loaded[0].float().eval()

@@ -109,6 +109,9 @@ class StaticEmbedder(LocalEmbedder):
                 next_step="correct weights or tokenizer of the model",
             )
 
+    def tokens_of(self, text: str) -> int:
+        return len(self._tokenizer.encode([text])[0])
+
     def _embed(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), self._table.width), np.float32)
         for start in range(0, len(texts), _WINDOW):

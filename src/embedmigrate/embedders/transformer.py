@@ -109,6 +109,9 @@ class TransformerEmbedder(LocalEmbedder):
         self._tokenizer = TextTokenizer(tokenizer, model, extra)
         self._tokenizer.require_one_segment()
 
+    def tokens_of(self, text: str) -> int:
+        return len(self._tokenizer.encode([text])[0])
+
     @abstractmethod
     def _run(self, ids: Ids, mask: Ids) -> Vectors:
         """Vectors of ``ids`` ``(texts, tokens)``, padded on the right where ``mask`` is 0."""

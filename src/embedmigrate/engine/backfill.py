@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from embedmigrate.catalog import journal, runs
 from embedmigrate.catalog.locks import Lease
@@ -13,6 +14,7 @@ from embedmigrate.embedders.base import Embedder, Vectors
 from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
 from embedmigrate.engine.executor import Executor, LocalExecutor
 from embedmigrate.engine.job import Job
+from embedmigrate.errors import Drifted
 from embedmigrate.sources.base import Document, Source
 from embedmigrate.stores.base import IndexWriter, Row
 
@@ -41,9 +43,64 @@ def backfill(
     embedder: Embedder,
     executor: Executor | None = None,
 ) -> None:
-    """Work off the pending batches of ``run``. Resumable: finished batches are not looked at."""
-    work = _BackfillWork(job, lease, source, writer, embedder)
-    (executor or LocalExecutor()).run(runs.pending_batches(job.catalog, run.id), work)
+    """Work off the pending batches of ``run``. Resumable: finished batches are not looked at.
+
+    Window by window: the check that closes one decides whether its batches count (I18). One that
+    fails is discarded and done again once, in case the trouble passed; ``Drifted`` if it stays.
+    """
+    # That the guard opened closes the last window of a runner that died, see ``discard_window``.
+    guard, executor = job.guard(embedder.model), executor or LocalExecutor()
+    _confirm(job, lease, run)
+    failed = False
+    while True:
+        try:
+            if not _work_off_window(job, lease, run, source, writer, embedder, executor):
+                return
+            guard.check()
+        except Drifted as error:
+            discard_window(job, lease, run, writer, str(error.found))
+            if failed:
+                raise
+            failed = True
+            job.reporter.note(f"a window of batches is discarded and done again: {error.found}")
+        else:
+            _confirm(job, lease, run)
+            failed = False
+
+
+def _work_off_window(
+    job: Job,
+    lease: Lease,
+    run: RunRecord,
+    source: Source,
+    writer: IndexWriter,
+    embedder: Embedder,
+    executor: Executor,
+) -> bool:
+    """Embed the batches of the next window; False when there is none."""
+    window = list(islice(runs.pending_batches(job.catalog, run.id), job.witness_batches))
+    if not window:
+        return False
+    with job.catalog.read() as connection:
+        writer.begin(runs.window(connection, run.id))
+    executor.run(window, _BackfillWork(job, lease, source, writer, embedder))
+    return True
+
+
+def _confirm(job: Job, lease: Lease, run: RunRecord) -> None:
+    with job.catalog.write() as connection:
+        runs.confirm_window(connection, lease, run)
+
+
+def discard_window(
+    job: Job, lease: Lease, run: RunRecord, writer: IndexWriter, reason: str
+) -> None:
+    """Take back what was embedded since the witness last held; store first (I14)."""
+    with job.catalog.read() as connection:
+        stamp = runs.window(connection, run.id)
+    writer.discard(stamp)
+    with job.catalog.write() as connection:
+        runs.discard_window(connection, lease, run, reason)
 
 
 @dataclass
@@ -94,7 +151,11 @@ class _BackfillWork:
         reading, batch = embedded.reading, embedded.reading.batch
         if reading.documents:
             with self._writer_lock:
-                self.writer.write(rows_of(reading.documents, reading.seq), embedded.result.vectors)
+                self.writer.write(
+                    rows_of(reading.documents, reading.seq),
+                    embedded.result.vectors,
+                    space=self.embedder.model.fingerprint,
+                )
         with self.job.catalog.write() as connection:
             runs.finish_batch(
                 connection,

@@ -155,8 +155,12 @@ def _apply(
     if metadata:
         followed.metadata += writer.write_metadata(metadata).applied
     if changed:
-        result = embed_documents(changed, job.embedder(index.model), writer.find_vectors, job.stop)
+        guard = job.guard(index.model)
+        result = embed_documents(changed, guard.embedder, writer.find_vectors, job.stop)
+        if result.embedded:
+            guard.check()  # before anything is written, so that there is nothing to discard (I18)
         rows = [row for document in changed for row in rows_of([document], seqs[document.id])]
-        followed.written += writer.write(rows, result.vectors).applied
+        written = writer.write(rows, result.vectors, space=index.model.fingerprint)
+        followed.written += written.applied
         followed.embedded += result.embedded
     job.reporter.advance(len(page))

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from embedmigrate.catalog import Catalog
+from embedmigrate.catalog import Catalog, witnesses
 from embedmigrate.embedders.base import Embedder
+from embedmigrate.engine.guard import Guard
 from embedmigrate.errors import Stopped
 from embedmigrate.models import EmbeddingModel, Recipe
+from embedmigrate.models.witness import Witness, WitnessRecord
 from embedmigrate.sources.base import Source
 from embedmigrate.stores.base import Store
 
@@ -68,6 +70,10 @@ class StopSignal:
             )
 
 
+def _no_witness(_model: EmbeddingModel) -> Witness:
+    return Witness()
+
+
 @dataclass
 class Job:
     """One collection's parts. Models are loaded when first used and kept until ``close``."""
@@ -78,13 +84,36 @@ class Job:
     open_source: Callable[[Recipe], Source]
     load_embedder: Callable[[EmbeddingModel], Embedder]
     work_dir: Path
+    pinned_witness: Callable[[EmbeddingModel], Witness] = _no_witness
     batch_size: int = 512
+    witness_batches: int = 64
     lease_seconds: float = 30.0
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
     allow_mass_delete: bool = False
     """Whether a diff may delete more than a tenth of an index (``--yes``)."""
     _embedders: dict[tuple[str, str], Embedder] = field(default_factory=dict)
+    _guards: dict[tuple[str, str], Guard] = field(default_factory=dict)
+
+    def guard(self, model: EmbeddingModel) -> Guard:
+        """The guard of ``model``, loaded and found to be itself; ``Drifted`` when it is not."""
+        key = (model.fingerprint, model.query_side)
+        if key not in self._guards:
+            embedder = self.embedder(model)
+            self.reporter.note(f"checking the witness of {model.reference}")
+            with self.catalog.read() as connection:
+                witness = witnesses.known(connection, model, self.pinned_witness(model))
+            guard = Guard(embedder, witness, self._remember(model), self.reporter.note)
+            guard.open()
+            self._guards[key] = guard
+        return self._guards[key]
+
+    def _remember(self, model: EmbeddingModel) -> Callable[[WitnessRecord], None]:
+        def remember(record: WitnessRecord) -> None:
+            with self.catalog.write() as connection:
+                witnesses.remember(connection, model, record, self.collection)
+
+        return remember
 
     def embedder(self, model: EmbeddingModel) -> Embedder:
         """The loaded embedder of ``model``."""
@@ -98,3 +127,4 @@ class Job:
         for embedder in self._embedders.values():
             embedder.close()
         self._embedders.clear()
+        self._guards.clear()

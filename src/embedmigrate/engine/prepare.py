@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import STICKY, IndexRecord, IndexState, RunRecord, RunState
-from embedmigrate.engine.backfill import backfill
+from embedmigrate.engine.backfill import backfill, discard_window
 from embedmigrate.engine.belonging import check_store, manifest_of
 from embedmigrate.engine.diff import Comparison
 from embedmigrate.engine.follow import follow, note_differences
@@ -23,6 +23,7 @@ from embedmigrate.engine.job import Job
 from embedmigrate.engine.verify import Finding, verification_failed, verify
 from embedmigrate.errors import (
     DamagedIndex,
+    Drifted,
     EmbedMigrateError,
     IndexGone,
     SourceMismatch,
@@ -68,7 +69,11 @@ def prepare(
     check_store(job, route_generation(job))
     with closing(job.open_source(transition.spec.recipe)) as source:
         # what is wrong with the model or the source is said before anything is made
-        job.embedder(transition.spec.model)
+        try:
+            job.guard(transition.spec.model)
+        except Drifted as error:
+            _discard_open_window(job, lease, transition, str(error.found))
+            raise
         job.reporter.phase(job.collection, "reading the source")
         source.prepare()
         return _prepare(job, lease, transition, source, again, recall_target)
@@ -148,6 +153,16 @@ def _open_run(
         reused = next(iter(usable.values()), None)
         index = reused or indexes.create(connection, job.collection, transition.spec)
         return runs.create(connection, lease, transition.revision, index.name, again), index
+
+
+def _discard_open_window(job: Job, lease: Lease, transition: Transition, reason: str) -> None:
+    """What a runner that died had embedded last has its closing check now, and fails it."""
+    with job.catalog.read() as connection:
+        run = runs.latest(connection, job.collection, revision=transition.revision)
+        is_open = run is not None and runs.has_open_window(connection, run.id)
+    if run is not None and is_open:
+        with closing(job.store.writer(run.index_name, epoch=lease.epoch, run=str(run.id))) as it:
+            discard_window(job, lease, run, it, reason)
 
 
 def _is_sound(job: Job, index: IndexRecord) -> bool:

@@ -45,6 +45,7 @@ def _constant_name(name: str) -> str:
 
 
 def _model(model: EmbeddingModel) -> str:
+    stated = model.model_dump()
     lines = [f"    name={_quoted(model.name)},", "    artifacts={"]
     lines += [
         f"        {_quoted(role)}: {_quoted(value)}," for role, value in model.artifacts.items()
@@ -53,8 +54,8 @@ def _model(model: EmbeddingModel) -> str:
     for field, info in type(model).model_fields.items():
         if field in ("name", "artifacts", "fingerprint"):
             continue
-        value = getattr(model, field)
-        if field == "dimensions" or value != info.default:
+        value = stated[field]
+        if field == "dimensions" or value != info.get_default(call_default_factory=True):
             lines.append(f"    {field}={_quoted(value)},")
     lines.append(f"    fingerprint={_quoted(model.fingerprint)},")
     return "EmbeddingModel(\n" + "\n".join(lines) + "\n)"

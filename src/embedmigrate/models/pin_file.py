@@ -1,21 +1,70 @@
 """Pin files: ``migrations/models/<name>.<fingerprint>.json``, reviewed in git.
 
-A pin file says which exact model a configured name stood for on the day it was pinned. One name
-may have several: the configuration of today matches one of them, earlier ones document the past.
+A pin file says which exact model a configured name stood for on the day it was pinned: the
+identity in full, how the model behaved then (its witness), which settings were read back from it,
+and which files it came in. One name may have several: the configuration of today matches one of
+them, earlier ones document the past.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from embedmigrate.errors import ConfigError
 from embedmigrate.models.embedding_model import EmbeddingModel
+from embedmigrate.models.witness import Witness
 from embedmigrate.validation import first_fault
 
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, 2)
+"""Files of schema 1 have no witness and no package."""
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """One file of a model's package, by its path in the package."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """Everything that a model was loaded from. It is not a part of the identity.
+
+    ``source`` says where it came from: distribution and version, repository and commit, or a
+    folder. ``vendored`` is the folder, relative to the project, that holds a copy; the model is
+    then loaded from there alone. ``layout`` maps a key of the declaration to its file in it.
+    """
+
+    source: str
+    files: tuple[PackageFile, ...] = ()
+    layout: Mapping[str, str] = field(default_factory=dict)
+    vendored: str = ""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The content of one pin file."""
+
+    name: str
+    model: EmbeddingModel
+    pinned_at: str = ""
+    """ISO 8601, UTC; empty in files of schema 1."""
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    """Settings as they were read back from the loaded model."""
+    package: Package | None = None
+    witness: Witness = field(default_factory=Witness)
+
+    def path(self, folder: Path) -> Path:
+        return pin_path(folder, self.name, self.model)
 
 
 def pin_path(folder: Path, configured_name: str, model: EmbeddingModel) -> Path:
@@ -23,14 +72,10 @@ def pin_path(folder: Path, configured_name: str, model: EmbeddingModel) -> Path:
     return folder / f"{configured_name}.{model.fingerprint}.json"
 
 
-def write_pin(folder: Path, configured_name: str, model: EmbeddingModel) -> tuple[Path, bool]:
+def write_pin(folder: Path, pin: Pin) -> tuple[Path, bool]:
     """Write the pin file; returns its path and whether anything changed."""
-    path = pin_path(folder, configured_name, model)
-    content = {
-        "schema": SCHEMA,
-        "model": model.model_dump(mode="json"),
-    }
-    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+    path = pin.path(folder)
+    text = json.dumps(_dump(pin), indent=2, ensure_ascii=False, sort_keys=False) + "\n"
     if path.exists() and path.read_text("utf-8") == text:
         return path, False
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,24 +85,43 @@ def write_pin(folder: Path, configured_name: str, model: EmbeddingModel) -> tupl
     return path, True
 
 
-def read_pins(folder: Path, configured_name: str) -> list[EmbeddingModel]:
-    """Every model that was pinned under ``configured_name``, in order of fingerprint."""
-    return [
+def _dump(pin: Pin) -> dict[str, Any]:
+    package = pin.package
+    return {
+        "schema": SCHEMA,
+        "pinned_at": pin.pinned_at,
+        "model": pin.model.model_dump(mode="json"),
+        "effective": dict(pin.effective),
+        "package": package
+        and {
+            "source": package.source,
+            "vendored": package.vendored,
+            "layout": dict(package.layout),
+            "files": [vars(file) for file in package.files],
+        },
+        "witness": pin.witness.dump(),
+    }
+
+
+def read_pins(folder: Path, configured_name: str) -> list[Pin]:
+    """Everything that was pinned under ``configured_name``, oldest first."""
+    pins = [
         read_pin(path)
-        for path in sorted(folder.glob(f"{configured_name}.*.json"))
+        for path in folder.glob(f"{configured_name}.*.json")
         if path.name.removeprefix(f"{configured_name}.").count(".") == 1
     ]
+    return sorted(pins, key=lambda pin: (pin.pinned_at, pin.model.fingerprint))
 
 
-def read_pin(path: Path) -> EmbeddingModel:
-    """The model of one pin file; ``ConfigError`` names the file when it does not hold one."""
+def read_pin(path: Path) -> Pin:
+    """One pin file; ``ConfigError`` names the file when it does not hold one."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(content, dict):
         raise _unreadable(path, f"a JSON value of type {type(content).__name__}")
-    if content.get("schema") != SCHEMA:
+    if content.get("schema") not in _READABLE:
         raise ConfigError(
             f"pin file {path} has another schema",
             found=content.get("schema"),
@@ -66,18 +130,40 @@ def read_pin(path: Path) -> EmbeddingModel:
         )
     if not isinstance(content.get("model"), dict):
         raise _unreadable(path, "no model")
+    name, fingerprint = path.name.split(".")[0], path.name.split(".")[-2]
     try:
         model = EmbeddingModel.model_validate(content["model"])
+        pin = Pin(name, model) if content["schema"] == 1 else _load(name, model, content)
     except ValidationError as error:
         raise _unreadable(path, str(first_fault(error))) from error
-    if path.name.split(".")[-2] != model.fingerprint:
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, f"{type(error).__name__}: {error}") from error
+    if fingerprint != model.fingerprint:
         raise ConfigError(
             f"pin file {path} is named for another model",
-            found=path.name.split(".")[-2],
+            found=fingerprint,
             expected=model.fingerprint,
             next_step="restore it from version control, or pin the model again",
         )
-    return model
+    return pin
+
+
+def _load(name: str, model: EmbeddingModel, content: Mapping[str, Any]) -> Pin:
+    stored = content["package"]
+    package = stored and Package(
+        stored["source"],
+        tuple(PackageFile(**file) for file in stored["files"]),
+        stored["layout"],
+        stored["vendored"],
+    )
+    return Pin(
+        name,
+        model,
+        content["pinned_at"],
+        content["effective"],
+        package,
+        Witness.load(content["witness"]),
+    )
 
 
 def _unreadable(path: Path, found: str) -> ConfigError:

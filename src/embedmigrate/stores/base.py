@@ -6,13 +6,14 @@ any number of ``IndexReader``. An index belongs to the catalog that is recorded 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from embedmigrate.embedders.base import Vectors
+from embedmigrate.errors import ModelMismatch
 from embedmigrate.models.index_spec import Metric
 
 Filter = Mapping[str, Any]
@@ -77,6 +78,25 @@ class Stamp(NamedTuple):
     vectors: int
 
 
+def refuse_other_space(manifest: IndexManifest, space: str, accepts: Collection[str]) -> None:
+    """``ModelMismatch`` unless vectors of ``space`` belong into the index (I4)."""
+    if not space:
+        raise ModelMismatch(
+            f"vectors without a fingerprint are not written to index {manifest.index}",
+            found="vectors of an unknown model",
+            expected=f"vectors of {manifest.fingerprint}",
+            next_step="say which model made them",
+        )
+    if space != manifest.fingerprint and space not in accepts:
+        raise ModelMismatch(
+            f"vectors of another model are not written to index {manifest.index}",
+            found=f"vectors of {space}",
+            expected=f"vectors of {manifest.fingerprint}",
+            next_step="embed the documents with the model of the index; to change it, write a "
+            "revision",
+        )
+
+
 class Written(NamedTuple):
     """What a write did: rows applied, and rows refused because newer ones stood there."""
 
@@ -130,8 +150,12 @@ class IndexReader(Protocol):
     def blocks(self, size: int = 8192) -> Iterator[Vectors]:
         """Every live vector, in blocks of at most ``size`` rows."""
 
-    def stamps(self) -> list[Stamp]:
-        """Live vectors counted by provenance, read from the rows themselves."""
+    def stamps(self, sample: int | None = None) -> list[Stamp]:
+        """Live vectors counted by provenance, read from the rows themselves.
+
+        With ``sample``, of about so many vectors alone: some of the newest and others at random,
+        in a time that does not grow with the index.
+        """
 
     def statistics(self) -> IndexStatistics: ...
 
@@ -146,12 +170,24 @@ class IndexWriter(Protocol):
 
     manifest: IndexManifest
 
-    def write(self, rows: Sequence[Row], vectors: Vectors) -> Written:
+    def write(self, rows: Sequence[Row], vectors: Vectors, *, space: str) -> Written:
         """Upsert ``rows`` with their ``vectors`` ``(len(rows), dimensions)``; durable on return.
 
+        ``space`` is the fingerprint of the model that made the vectors: ``ModelMismatch`` unless it
+        is the index's, or one that the store was told is proven equal (I4), whatever the dimension.
         A row is applied unless the stored row or tombstone of its (id, chunk) has a greater
-        ``seq``. All or nothing. The writer stamps every row with the manifest's fingerprint, its
-        run and the time. Raises ``FencedOut`` when a later epoch owns the index.
+        ``seq``. All or nothing. The writer stamps every row with ``space``, its run and the time.
+        Raises ``FencedOut`` when a later epoch owns the index.
+        """
+
+    def begin(self, run: str) -> None:
+        """Stamp what is written from now on with ``run``."""
+
+    def discard(self, run: str) -> int:
+        """Remove every row that is stamped with ``run``, and leave no tombstones.
+
+        For work that turned out not to count; what it had replaced does not come back. Returns the
+        number of rows.
         """
 
     def write_metadata(self, rows: Sequence[Row]) -> Written:
@@ -196,7 +232,10 @@ class Store(Protocol):
     def create(self, manifest: IndexManifest) -> None:
         """Make an empty index. Creating one that exists with the same manifest is a no-op."""
 
-    def writer(self, index: str, *, epoch: int, run: str) -> IndexWriter: ...
+    def writer(
+        self, index: str, *, epoch: int, run: str, accepts: Collection[str] = ()
+    ) -> IndexWriter:
+        """Open for writing. ``accepts`` are other spaces that are proven equal to the index's."""
 
     def reader(self, index: str) -> IndexReader:
         """Open for reading; ``IndexGone`` when there is none, ``DamagedIndex`` names a bad file."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -186,13 +188,23 @@ class FaissReader:
 
     # -- figures --------------------------------------------------------------------------
 
-    def stamps(self) -> list[Stamp]:
-        with self._snapshot() as (connection, _):
-            cursor = connection.execute(
-                "SELECT fingerprint, run, COUNT(*) FROM rows JOIN stamps USING (stamp)"
-                " WHERE deleted = 0 GROUP BY fingerprint, run ORDER BY fingerprint, run"
+    def stamps(self, sample: int | None = None) -> list[Stamp]:
+        counts: Counter[tuple[str, str]] = Counter()
+        with self._snapshot() as (connection, view):
+            chosen: Iterable[list[int] | None] = (
+                [None] if sample is None else in_parts(_sampled(view.through, sample))
             )
-            return [Stamp(*row) for row in cursor]
+            for some in chosen:
+                where = "" if some is None else f" AND position IN ({marks(some)})"
+                cursor = connection.execute(
+                    "SELECT COALESCE(fingerprint, ''), COALESCE(run, ''), COUNT(*)"
+                    f" FROM rows LEFT JOIN stamps USING (stamp) WHERE deleted = 0{where}"
+                    " GROUP BY 1, 2",
+                    some or (),
+                )
+                for fingerprint, run, vectors in cursor:
+                    counts[fingerprint, run] += vectors
+        return [Stamp(*key, vectors) for key, vectors in sorted(counts.items())]
 
     def statistics(self) -> IndexStatistics:
         with self._snapshot() as (connection, view):
@@ -258,6 +270,12 @@ class FaissReader:
                 if read_ann(connection) == record:
                     raise
             return self._ann
+
+
+def _sampled(through: int, size: int) -> list[int]:
+    """About ``size`` positions below ``through``: a quarter are the newest, where mixing begins."""
+    newest = range(max(0, through - size // 4), through)
+    return sorted({*newest, *random.sample(range(through), min(through, size - len(newest)))})
 
 
 def _size(path: Path) -> int:

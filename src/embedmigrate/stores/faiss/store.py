@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -98,8 +98,10 @@ class FaissStore:
                 next_step="embedmigrate status",
             )
 
-    def writer(self, index: str, *, epoch: int, run: str) -> FaissWriter:
-        return FaissWriter(self._folder(index), epoch, run)
+    def writer(
+        self, index: str, *, epoch: int, run: str, accepts: Collection[str] = ()
+    ) -> FaissWriter:
+        return FaissWriter(self._folder(index), epoch, run, accepts)
 
     def reader(self, index: str) -> FaissReader:
         return FaissReader(self._folder(index), self._effort)

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from io import BufferedWriter
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from embedmigrate.embedders.base import Vectors
-from embedmigrate.stores.base import Row, StoredState, Written
+from embedmigrate.stores.base import Row, StoredState, Written, refuse_other_space
 from embedmigrate.stores.faiss import ann, checks
 from embedmigrate.stores.faiss.database import (
     FILE,
@@ -42,10 +42,10 @@ _REBUILD_SHARE = 0.05
 class FaissWriter:
     """The owner of an index; see ``Ownership``. Vectors are durable before rows name them."""
 
-    def __init__(self, folder: Path, epoch: int, run: str) -> None:
+    def __init__(self, folder: Path, epoch: int, run: str, accepts: Collection[str] = ()) -> None:
         self._folder = folder
         self._file = folder / FILE
-        self._run = run
+        self._run, self._accepts = run, frozenset(accepts)
         self._vector_file: VectorFile | None = None
         with translated(self._file):
             self._connection = open_database(folder)
@@ -66,7 +66,11 @@ class FaissWriter:
 
     # -- writing --------------------------------------------------------------------------
 
-    def write(self, rows: Sequence[Row], vectors: Vectors) -> Written:
+    def begin(self, run: str) -> None:
+        self._run = run
+
+    def write(self, rows: Sequence[Row], vectors: Vectors, *, space: str) -> Written:
+        refuse_other_space(self.manifest, space, self._accepts)
         _check_rows(rows)
         self._check_vectors(rows, vectors)
         with translated(self._file):
@@ -81,9 +85,9 @@ class FaissWriter:
             if not applied:
                 self._owner.check()
             elif len(applied) == len(rows):
-                self._append(rows, vectors, stored)
+                self._append(rows, vectors, stored, space)
             else:
-                self._append([rows[i] for i in applied], vectors[applied], stored)
+                self._append([rows[i] for i in applied], vectors[applied], stored, space)
         return Written(len(applied), len(rows) - len(applied))
 
     def _append(
@@ -91,6 +95,7 @@ class FaissWriter:
         rows: Sequence[Row],
         vectors: Vectors,
         stored: Mapping[tuple[str, int], tuple[int, int]],
+        space: str,
     ) -> None:
         """Make vectors durable, then rows true, in place of those that are ``stored``."""
         vectors = np.ascontiguousarray(vectors, dtype=STORED)
@@ -113,7 +118,7 @@ class FaissWriter:
             )
             keys = ((row.id, row.chunk) for row in rows)
             self._bury([stored[key][0] for key in keys if key in stored])
-            stamp = self._stamp()
+            stamp = self._stamp(space)
             self._connection.executemany(
                 "INSERT INTO rows (position, stamp, id, chunk, seq, content_hash, metadata_hash,"
                 " metadata, written_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -174,6 +179,19 @@ class FaissWriter:
             else:
                 self._owner.check()
         return Written(len(dead), len(stored) - len(dead))
+
+    def discard(self, run: str) -> int:
+        with translated(self._file):
+            found = self._connection.execute(
+                "SELECT position FROM rows JOIN stamps USING (stamp) WHERE run = ? AND deleted = 0",
+                (run,),
+            ).fetchall()
+            if found:
+                with self._owner.commit():
+                    self._bury([position for (position,) in found])
+            else:
+                self._owner.check()
+        return len(found)
 
     def forget_tombstones(self, before_seq: int) -> int:
         with translated(self._file):
@@ -303,9 +321,9 @@ class FaissWriter:
         )
         self._connection.executemany("INSERT INTO deaths (position) VALUES (?)", some)
 
-    def _stamp(self) -> int:
+    def _stamp(self, space: str) -> int:
         """The number of this writer's provenance."""
-        provenance = (self.manifest.fingerprint, self._run)
+        provenance = (space, self._run)
         self._connection.execute(
             "INSERT OR IGNORE INTO stamps (fingerprint, run) VALUES (?, ?)", provenance
         )

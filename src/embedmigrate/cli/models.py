@@ -1,0 +1,42 @@
+"""Commands about models: what they are, and whether they still are."""
+
+from __future__ import annotations
+
+import click
+
+from embedmigrate import text
+from embedmigrate.cli.root import cli, json_option, print_result, settings_of
+
+
+@cli.command(short_help="Resolve MODEL, measure it, write its pin file.")
+@click.argument("model")
+@click.option(
+    "--new-witness",
+    is_flag=True,
+    help="Make a new model of one that behaves otherwise than when it was pinned.",
+)
+@json_option
+@click.pass_context
+def pin(context: click.Context, model: str, new_witness: bool, as_json: bool) -> None:
+    """Resolve MODEL to its exact identity, measure its witness and write its pin file."""
+    from embedmigrate import command
+
+    settings = settings_of(context, allow_unpinned=True)
+    print_result(as_json, command.pin(settings, model, new_witness=new_witness), text.pinned)
+
+
+@cli.command(short_help="Is the model still itself? Exit 3 if not.")
+@click.argument("model", required=False)
+@json_option
+@click.pass_context
+def drift(context: click.Context, model: str | None, as_json: bool) -> int:
+    """Is the model still itself? Compares its answers to the canaries with those recorded.
+
+    Without MODEL, every pinned one. OK, WARN (no record of this platform yet) or DRIFT; exit 3 on
+    DRIFT.
+    """
+    from embedmigrate import command
+
+    result = command.drift(settings_of(context), model)
+    print_result(as_json, result, text.drifted)
+    return 0 if result["holds"] else 3

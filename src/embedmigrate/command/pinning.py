@@ -1,0 +1,210 @@
+"""Commands about what a model is: pin, and drift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from embedmigrate import resolve
+from embedmigrate.config import Settings
+from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder
+from embedmigrate.embedders.measuring import (
+    behaviour,
+    measured,
+    processor_of,
+    record_of,
+    runtime_of,
+)
+from embedmigrate.errors import ConfigError, Drifted
+from embedmigrate.models import EmbeddingModel
+from embedmigrate.models.canaries import CANARIES
+from embedmigrate.models.drift import DriftReport, judge, threshold_of
+from embedmigrate.models.pin_file import Pin, read_pins, write_pin
+from embedmigrate.models.witness import Behaviour, Witness, WitnessRecord
+
+_LONG_TEXT = 50
+"""Times that the longest canary is repeated to see where a model cuts."""
+
+
+def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str, Any]:
+    """Resolve the model ``name`` to its exact identity, measure it, and write its pin file.
+
+    A pin file that is there and whose witness still holds is kept; a platform that it does not
+    know is added. ``Drifted`` when the model behaves otherwise than it did: ``new_witness`` then
+    makes it a new model, with a fingerprint of its own.
+    """
+    declared = resolve.identify(settings, name)
+    known = _known_pin(settings, name, declared)
+    # A witness is no part of what a declaration says, so an embedder is asked for one as declared.
+    expected = declared if known is None else known.model
+    cls = settings.embedder_class(name)
+    with closing(cls.load(settings.model(name), expected, settings.root)) as embedder:
+        seen = measured(embedder)
+        record = record_of(embedder, seen)
+        effective = _effective(embedder, seen)
+    if known is None:
+        new = _new_pin(name, declared, record)
+    else:
+        new = _renewed(known, record, name, new_witness=new_witness)
+    new = replace(new, effective=effective)
+    try:
+        path, changed = write_pin(settings.pins, new)
+    except OSError as error:
+        raise ConfigError(
+            f"the pin file cannot be written to {settings.pins}: {error.strerror}",
+            next_step="make the folder writable",
+        ) from error
+    return {
+        "schema": 1,
+        "name": name,
+        "reference": new.model.reference,
+        "path": str(path),
+        "changed": changed,
+        "assurance": new.model.pinned_or_witnessed,
+        "model": new.model.model_dump(mode="json"),
+        "effective": dict(new.effective),
+        "same_space_as": _same_space(settings, name, new.model),
+        "witness": {
+            "runtime": record.runtime,
+            "processor": record.processor,
+            "canaries": len(CANARIES),
+            "noise": seen.noise,
+            "batch_noise": seen.batch_noise,
+            "detects": threshold_of(seen.noise),
+            "detects_in_batches": threshold_of(seen.batch_noise),
+        },
+    }
+
+
+def _known_pin(settings: Settings, name: str, declared: EmbeddingModel) -> Pin | None:
+    pins = read_pins(settings.pins, name)
+    return next((pin for pin in reversed(pins) if pin.model.is_declared_like(declared)), None)
+
+
+def _new_pin(name: str, declared: EmbeddingModel, record: WitnessRecord) -> Pin:
+    # Where no file says what a model is, what it answers is a part of what it is.
+    model = declared if declared.artifacts else _with_witness(declared, record)
+    return Pin(name, model, record.measured_at, witness=Witness((record,)))
+
+
+def _renewed(known: Pin, record: WitnessRecord, name: str, *, new_witness: bool) -> Pin:
+    report = judge(known.witness, record.behaviour, record.runtime, record.processor)
+    if report.holds:
+        if report.known_platform:
+            return known
+        return replace(
+            known,
+            pinned_at=known.pinned_at or record.measured_at,
+            witness=known.witness.having(record),
+        )
+    if not new_witness:
+        raise Drifted(
+            f"model {name!r} does not behave as it did when it was pinned",
+            found=report.summary(),
+            expected=f"at most {report.threshold:.2g} from the witness of {known.model.reference}",
+            next_step=f"find out what changed; embedmigrate pin {name} --new-witness makes it a "
+            "new model, to which collections are migrated by a revision",
+        )
+    model = _with_witness(known.model, record)
+    return Pin(name, model, record.measured_at, package=known.package, witness=Witness((record,)))
+
+
+def _with_witness(model: EmbeddingModel, record: WitnessRecord) -> EmbeddingModel:
+    stated = model.model_dump(exclude={"fingerprint"}) | {"witness": record.digest}
+    return EmbeddingModel.model_validate(stated)
+
+
+def _effective(embedder: Embedder, seen: Behaviour) -> dict[str, Any]:
+    """Settings read back from the loaded model; ``ConfigError`` where they are not the pinned ones.
+
+    What a file states is not always what a model does: a ``tokenizer.json`` may say 128 tokens
+    where the model takes 256.
+    """
+    model = embedder.model
+    norms = np.linalg.norm(seen.documents[seen.documents.any(axis=1)].astype(np.float64), axis=1)
+    unit = bool(len(norms) and (np.abs(norms - 1) <= NORM_TOLERANCE).all())
+    effective: dict[str, Any] = {"dimensions": seen.dimensions, "unit_vectors": unit}
+    expected: dict[str, Any] = {"dimensions": model.dimensions}
+    if model.normalize:
+        expected["unit_vectors"] = True
+    tokens_of = getattr(embedder, "tokens_of", None)
+    longest = max((canary.text for canary in CANARIES), key=len)
+    taken = tokens_of(" ".join([longest] * _LONG_TEXT)) if tokens_of else None
+    if taken is not None and model.max_tokens is not None:
+        effective["max_tokens"], expected["max_tokens"] = taken, model.max_tokens
+    for key, value in expected.items():
+        if effective[key] != value:
+            raise ConfigError(
+                f"{model.reference} does not do what is declared for it: {key}",
+                found=f"{key} {effective[key]} when it was asked",
+                expected=f"{key} {value}",
+                next_step=f"correct {key} of the model",
+            )
+    return effective
+
+
+def _same_space(settings: Settings, name: str, model: EmbeddingModel) -> list[str]:
+    """Other configured names whose pins are of the same space: equal files in another package."""
+    return [
+        other
+        for other in settings.models
+        if other != name
+        and any(it.model.fingerprint == model.fingerprint for it in read_pins(settings.pins, other))
+    ]
+
+
+def drift(settings: Settings, name: str | None = None) -> dict[str, Any]:
+    """Is each pinned model (or ``name``) still itself? Asks it for the canaries and compares.
+
+    The result's ``holds`` is False when one has drifted. A local model on a platform that its pin
+    file does not know gets a record of it there, if the file can be written.
+    """
+    names = [name] if name is not None else list(_pinned_names(settings))
+    entries = [_drift_of(settings, it) for it in names]
+    return {
+        "schema": 1,
+        "holds": all(it["verdict"] != "DRIFT" for it in entries),
+        "models": entries,
+    }
+
+
+def _pinned_names(settings: Settings) -> Iterator[str]:
+    return (name for name in settings.models if read_pins(settings.pins, name))
+
+
+def _drift_of(settings: Settings, name: str) -> dict[str, Any]:
+    pin = resolve.pin_of(settings, name)
+    with closing(resolve.load_embedder(settings, pin.model)) as embedder:
+        runtime, processor = runtime_of(embedder), processor_of(embedder)
+        known = pin.witness.of(runtime, processor)
+        seen = behaviour(embedder) if known is not None else measured(embedder)
+        report = judge(pin.witness, seen, runtime, processor)
+        added = False
+        if known is None and report.holds and pin.model.artifacts:
+            added = _remember(
+                settings, replace(pin, witness=pin.witness.having(record_of(embedder, seen)))
+            )
+    return _entry(pin, report, (runtime, processor), added)
+
+
+def _remember(settings: Settings, pin: Pin) -> bool:
+    try:
+        return write_pin(settings.pins, pin)[1]
+    except OSError:  # a deployment that cannot be written to warns each time
+        return False
+
+
+def _entry(pin: Pin, report: DriftReport, platform: Sequence[str], added: bool) -> dict[str, Any]:
+    return {
+        "model": pin.name,
+        "reference": pin.model.reference,
+        "assurance": pin.model.pinned_or_witnessed,
+        "runtime": platform[0],
+        "processor": platform[1],
+        "record_added": added,
+        **report.dump(),
+    }
