@@ -89,6 +89,7 @@ class CountingEmbedder:
         self._embedder = HashingEmbedder.load(HASHING, self.model, Path())
         self.asked: list[str] = []
         self.spoil = spoil
+        self.spoil_canaries: Callable[[Vectors], Vectors] = lambda vectors: vectors
 
     @classmethod
     def identify(cls, name: str, config: ModelConfig, root: Path) -> EmbeddingModel:
@@ -99,8 +100,11 @@ class CountingEmbedder:
         return cls()
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
-        self.asked += [text for text in texts if text not in CANARY_TEXTS]
-        return self.spoil(self._embedder.embed_documents(texts))
+        vectors = self._embedder.embed_documents(texts)
+        if CANARY_TEXTS.issuperset(texts):
+            return self.spoil_canaries(vectors)
+        self.asked += texts
+        return self.spoil(vectors)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         return self._embedder.embed_queries(texts)
