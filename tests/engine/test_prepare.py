@@ -176,6 +176,6 @@ def test_a_write_that_does_not_hold_is_a_fault(
     with bench.locked() as lease:
         prepare(bench.job, lease, transition(bench))
         bench.source.texts["d05"] = "edited"
-        monkeypatch.setattr(FaissWriter, "write", lambda self, rows, vectors: Written(0, 0))
+        monkeypatch.setattr(FaissWriter, "write", lambda self, rows, vectors, space: Written(0, 0))
         with pytest.raises(VerificationFailed, match="I5"):
             prepare(bench.job, lease, transition(bench))
