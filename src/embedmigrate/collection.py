@@ -6,26 +6,33 @@ the pin files beside them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from embedmigrate import resolve
-from embedmigrate.catalog import Catalog, indexes, routes
+from embedmigrate.catalog import Catalog, indexes, routes, witnesses
 from embedmigrate.catalog.records import IndexState
 from embedmigrate.config import Settings, load_settings
 from embedmigrate.embedders.base import Embedder, Vectors
-from embedmigrate.errors import IndexGone, ModelMismatch, UsageError
+from embedmigrate.errors import EmbedMigrateError, IndexGone, ModelMismatch, UsageError
 from embedmigrate.models import EmbeddingModel
+from embedmigrate.models.drift import DriftReport
+from embedmigrate.models.witness import Witness
 from embedmigrate.serving import Pair, Server
+from embedmigrate.startup import Expectation, validate_route
 from embedmigrate.stores.base import Filter, Hit, IndexReader
+from embedmigrate.watching import Hook, WitnessWatch
 
 _Answer = TypeVar("_Answer")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,22 @@ class Collection:
     pair, without a restart. A candidate is opened and warmed before it goes live.
     """
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, on_drift: Hook | None = None) -> None:
         """Use ``Collection.open``."""
         self.name, self._settings = name, settings
         configured = settings.collection(name)
         self._catalog = Catalog(settings.catalog_url, create=False)
         try:
-            self._refuse_other_models((configured.model, *configured.also_accept))
+            self._expected = Expectation(
+                name,
+                [
+                    resolve.pinned(settings, it)
+                    for it in (configured.model, *configured.also_accept)
+                ],
+                configured.store.metric,
+            )
+            if (notice := self._refuse_other_models()) is not None:
+                _log.warning("in transition: %s", notice)
             self._server = Server(
                 self._catalog,
                 name,
@@ -85,26 +101,86 @@ class Collection:
                 lambda model: resolve.load_embedder(settings, model),
                 settings.general.switch_grace,
             )
+            self._watch = WitnessWatch(
+                name, self._on_served, self._known_witness, configured.on_drift, on_drift
+            )
         except BaseException:
             self._catalog.close()
             raise
 
     @classmethod
-    def open(cls, name: str, config: Path | str | Settings | None = None) -> Collection:
+    def open(
+        cls,
+        name: str,
+        config: Path | str | Settings | None = None,
+        *,
+        on_drift: Callable[[DriftReport], None] | None = None,
+    ) -> Collection:
         """Open a collection of the configuration (found as the command line finds it, or given).
 
-        Raises ``ModelMismatch`` when what is live is neither the configured model, nor one in
-        ``also_accept``, nor the other end of a transition that is under way; ``IndexGone`` when
-        nothing is live yet.
+        Raises ``UnpinnedReference`` for a model that is not pinned; ``ModelMismatch``, by a class
+        of its own for each kind, when what is live is neither the configured model, nor one in
+        ``also_accept``, nor the other end of a transition that is under way, or when the index
+        holds something else; ``Drifted`` when ``witness_at_open`` finds a model that is not itself
+        (always checked for one that is only witnessed); ``IndexGone`` when nothing is live yet.
+        ``on_drift`` hears the report whenever a check of the witness fails.
         """
         settings = config if isinstance(config, Settings) else load_settings(config)
-        collection = cls(settings, name)
+        configured = settings.collection(name)
+        collection = cls(settings, name, on_drift)
         try:
-            with collection.route():
-                return collection
+            with collection.route() as route:
+                only_witnessed = route.model.assurance != "digest"
+            if configured.witness_at_open or only_witnessed:
+                collection.check_witness()
+                with collection.route():
+                    pass
+            if configured.witness_every:
+                collection._watch.start(configured.witness_every)
+            return collection
         except BaseException:
             collection.close()
             raise
+
+    def check_witness(self) -> DriftReport:
+        """Ask the model that is served for the canaries, both sides, and compare, now.
+
+        With ``on_drift = "refuse"``, searches raise ``Drifted`` until a later check passes.
+        """
+        return self._watch.check()
+
+    def health(self) -> dict[str, Any]:
+        """Is the live pair sound? For a readiness probe; never raises.
+
+        ``ok``, ``problems`` (texts), what is served, ``in_transition`` (it is not the configured
+        model), and the state of the ``witness``. Pending revisions have no part in it.
+        """
+        answer: dict[str, Any] = {
+            "collection": self.name,
+            "ok": True,
+            "problems": [],
+            "in_transition": False,
+            "witness": self._watch.describe(),
+        }
+        try:
+            notice = self._refuse_other_models()
+            with self._server.serve() as pair:
+                index = pair.opened.index
+                answer |= {
+                    "index": index.name,
+                    "generation": pair.generation,
+                    "model": index.model.reference,
+                    "assurance": index.model.pinned_or_witnessed,
+                    "provenance": "adopted" if index.adopted else "built",
+                    "in_transition": notice is not None,
+                }
+                self._server.validate(pair.opened)
+                pair.opened.reader.search(pair.opened.embedder.embed_queries(["health"]), 1)
+                self._watch.refuse_drifted(index.model)
+        except EmbedMigrateError as error:
+            answer["ok"] = False
+            answer["problems"].append(str(error))
+        return answer
 
     def search(self, text: str, k: int = 10, filter: Filter | None = None) -> SearchResult:
         """The ``k`` documents nearest to a query, best first.
@@ -157,6 +233,7 @@ class Collection:
         """Index, generation and query model that stay consistent until the block ends."""
         with self._server.serve() as pair:
             opened = pair.opened
+            self._watch.refuse_drifted(opened.index.model)
             yield RouteView(
                 opened.index.name,
                 pair.generation,
@@ -167,6 +244,7 @@ class Collection:
 
     def close(self) -> None:
         """Release index, models and catalog. Idempotent."""
+        self._watch.close()
         self._server.close()
         self._catalog.close()
 
@@ -184,33 +262,38 @@ class Collection:
     def _retrying(self, ask: Callable[[Pair], _Answer]) -> _Answer:
         """An index that was dropped under a slow reader makes it resolve the route once more."""
         try:
-            with self._server.serve() as pair:
-                return ask(pair)
+            return self._asking(ask)
         except IndexGone:
             self._server.forget()
-            with self._server.serve() as pair:
-                return ask(pair)
+            return self._asking(ask)
 
-    def _refuse_other_models(self, accepted: Sequence[str]) -> None:
+    def _asking(self, ask: Callable[[Pair], _Answer]) -> _Answer:
+        with self._server.serve() as pair:
+            self._watch.refuse_drifted(pair.opened.index.model)
+            return ask(pair)
+
+    def _on_served(self, check: Callable[[Embedder], _Answer]) -> _Answer:
+        with self._server.serve() as pair:
+            return check(pair.opened.embedder)
+
+    def _known_witness(self, model: EmbeddingModel) -> Witness:
+        with self._catalog.read() as connection:
+            return witnesses.known(connection, model, resolve.witness_of(self._settings, model))
+
+    def _refuse_other_models(self) -> str | None:
+        """``ModelMismatch`` unless the application may serve what is live; see ``startup``."""
         with self._catalog.read() as connection:
             route = routes.get(connection, self.name)
             if route.live_index is None:
-                return
+                return None
             live = indexes.get(connection, route.live_index)
-            around = indexes.of_collection(
-                connection, self.name, IndexState.READY, IndexState.RETAINED
-            )
-        expected = [resolve.pinned(self._settings, name) for name in accepted]
-        fingerprints = {model.fingerprint for model in expected}
-        in_transition = any(index.fingerprint in fingerprints for index in around)
-        if live.fingerprint not in fingerprints and not in_transition:
-            raise ModelMismatch(
-                f"{self.name!r} serves another model than this application is configured for",
-                found=live.model.reference,
-                expected=" or ".join(model.reference for model in expected),
-                next_step="embedmigrate upgrade, or name the live model in `model` or "
-                "`also_accept`",
-            )
+            around = [
+                index
+                for index in indexes.of_collection(connection, self.name)
+                if index.name == route.candidate_index
+                or index.state in (IndexState.RETAINED, IndexState.ADOPTED)
+            ]
+        return validate_route(self._expected, live, around)
 
 
 def _as_text(query: object) -> str:

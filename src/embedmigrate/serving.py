@@ -23,11 +23,11 @@ from embedmigrate.embedders.base import Embedder
 from embedmigrate.errors import (
     DamagedIndex,
     IndexGone,
-    ModelMismatch,
     StorageUnavailable,
     UsageError,
 )
 from embedmigrate.models import EmbeddingModel
+from embedmigrate.startup import validate_index
 from embedmigrate.stores.base import IndexReader, Store
 
 LOOK_EVERY_SECONDS = 1.0
@@ -289,16 +289,19 @@ class Server:
             index = indexes.get(connection, name)
         with ExitStack() as resources:
             reader = resources.enter_context(closing(self._reader(index)))
-            if reader.manifest.fingerprint != index.fingerprint:
-                raise ModelMismatch(
-                    f"index {name} does not hold what the catalog says",
-                    found=reader.manifest.fingerprint,
-                    expected=index.model.reference,
-                    next_step=f"embedmigrate verify {self._collection}",
-                )
+            self._validate(index, reader)
             embedder = resources.enter_context(self._embedders.taken(index.model))
             reader.search(embedder.embed_queries(["warm up"]), 1)
             return OpenIndex(index, reader, embedder, resources.pop_all())
+
+    def validate(self, opened: OpenIndex) -> None:
+        """``ModelMismatch`` when an open index does not hold what it should; see ``startup``."""
+        self._validate(opened.index, opened.reader)
+
+    def _validate(self, index: IndexRecord, reader: IndexReader) -> None:
+        with self._catalog.read() as connection:
+            known = indexes.known_fingerprints(connection)
+        validate_index(index, reader, {index.fingerprint}, known)
 
     def _reader(self, index: IndexRecord) -> IndexReader:
         try:

@@ -122,6 +122,11 @@ def known_names(connection: Connection) -> set[str]:
     )
 
 
+def known_fingerprints(connection: Connection) -> set[str]:
+    """The space of every model that an index was ever made for."""
+    return set(connection.execute(sa.select(schema.model.c.fingerprint)).scalars())
+
+
 def move(
     connection: Connection, name: str, before: tuple[IndexState, ...], after: IndexState
 ) -> None:
