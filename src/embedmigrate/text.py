@@ -86,6 +86,50 @@ def drifted(result: dict[str, Any]) -> str:
     return "\n".join(lines) or "no model is pinned"
 
 
+def audited(result: dict[str, Any]) -> str:
+    """What is in a store: counts, the proof by sample, findings."""
+    lines = []
+    for entry in result["collections"]:
+        lines.append(
+            f"{entry['collection']} {entry['index']}: {entry['vectors']} vectors, "
+            f"{'adopted' if entry['provenance'] == 'adopted' else 'built'}, of "
+            f"{entry['model']} ({entry['assurance']})"
+        )
+        lines += [
+            f"  stamped {fingerprint or 'with nothing'}: {count}"
+            for fingerprint, count in sorted(entry["by_fingerprint"].items())
+        ]
+        if (proof := entry["proof"]) is not None:
+            lines.append(
+                f"  proven by a sample: {proof['proven']} of {proof['sampled']} vectors are what "
+                f"their stamp says (within {proof['tolerance']:.2g}), {proof['edited_since']} "
+                f"edited since, {proof['wrong']} wrong; at most {proof['at_most_wrong']:.2%} are "
+                f"wrong, with {proof['confidence']:.0%} confidence"
+            )
+            if proof["wrong_ids"]:
+                lines.append(f"    wrong: {', '.join(map(printable, proof['wrong_ids']))}")
+        lines += [f"  FOUND {finding}" for finding in entry["findings"]]
+        if not entry["findings"]:
+            lines.append("  nothing found")
+    return "\n".join(lines)
+
+
+def health(result: dict[str, Any]) -> str:
+    """A line a collection: what is served, or what is wrong."""
+    lines = []
+    for entry in result["collections"]:
+        if entry["ok"]:
+            note = ", in transition" if entry["in_transition"] else ""
+            lines.append(
+                f"{entry['collection']}: sound; {entry['model']} ({entry['assurance']}) in "
+                f"{entry['index']}, generation {entry['generation']}{note}"
+            )
+        else:
+            lines.append(f"{entry['collection']}: NOT SOUND")
+            lines += [f"  {line}" for it in entry["problems"] for line in it.splitlines()]
+    return "\n".join(lines)
+
+
 def planned(result: dict[str, Any]) -> str:
     """What an upgrade would do."""
     return (

@@ -172,7 +172,7 @@ def test_changes_that_are_followed_are_written_after_the_check(pinned: Bench) ->
 
 def test_a_platform_that_was_never_seen_is_remembered(pinned: Bench) -> None:
     notes: list[str] = []
-    pinned.job.reporter.note = notes.append  # type: ignore[method-assign]
+    pinned.job.reporter.note = notes.append  # type: ignore[method-assign, assignment]
     pinned.embedder.runtime = "another runtime"
     run_it(pinned)
     assert any("no record of another runtime" in note for note in notes)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from embedmigrate.cli import looking, models, moving, scripts, setup  # noqa: F401  registers the commands
+from embedmigrate.cli import auditing, looking, models, moving, scripts, setup  # noqa: F401  registers the commands
 from embedmigrate.cli.root import cli
 from embedmigrate.errors import EmbedMigrateError
 

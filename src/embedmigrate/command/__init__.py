@@ -5,9 +5,11 @@ data, prints nothing but progress through the reporter it is given, and raises t
 ``embedmigrate.errors``, whose ``exit_code`` the command line returns.
 """
 
+from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
 from embedmigrate.command.forward import contract, cutover, upgrade
 from embedmigrate.command.pinning import drift, pin
+from embedmigrate.command.probing import check_serving
 from embedmigrate.command.reading import check, plan, search, status, verify
 from embedmigrate.command.scripts import (
     branches,
@@ -26,8 +28,10 @@ from embedmigrate.command.scripts import (
 from embedmigrate.command.setup import init, list_templates
 
 __all__ = [
+    "audit",
     "branches",
     "check",
+    "check_serving",
     "contract",
     "current",
     "cutover",

@@ -6,8 +6,7 @@ are read back and a sample is embedded again, and the index is searched the way 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder, Vectors, checked
 from embedmigrate.engine.diff import Comparison
+from embedmigrate.engine.sampling import Sample
 from embedmigrate.errors import VerificationFailed
 from embedmigrate.models import IndexSpec
 from embedmigrate.sources.base import Source
@@ -58,7 +58,7 @@ def verify(
     ``comparison`` is the last diff of the two; ``lagging`` of its differences are changes that came
     after the position that the index reflects. ``recall_target`` binds an ANN index.
     """
-    sample = _Sample(PROBES, seed)
+    sample = Sample(PROBES, seed)
     duplicates = sample.read(reader.states())
     found = asdict(comparison)
     statistics = reader.statistics()
@@ -82,28 +82,6 @@ def verify(
         _sane(reader, source, embedder, sample.states),
         _usable(reader, sample.states, recall_target, ann=statistics.ann_through > 0),
     ]
-
-
-class _Sample:
-    """A uniform sample of stored rows, and duplicates, from one ordered pass (reservoir)."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self._size, self._random = size, random.Random(seed)
-        self.states: list[StoredState] = []
-        self.seen = 0
-
-    def read(self, states: Iterator[StoredState]) -> int:
-        """Take the sample and return the number of duplicate (id, chunk)."""
-        duplicates, previous = 0, None
-        for state in states:
-            duplicates += (state.id, state.chunk) == previous
-            previous = (state.id, state.chunk)
-            self.seen += 1
-            if len(self.states) < self._size:
-                self.states.append(state)
-            elif (slot := self._random.randrange(self.seen)) < self._size:
-                self.states[slot] = state
-        return duplicates
 
 
 def verification_failed(index: str, broken: list[Finding]) -> VerificationFailed:
