@@ -40,9 +40,10 @@ class SampleProof:
     """What embedding a sample again showed.
 
     ``edited`` vectors are of texts that changed since, or are gone: they prove nothing. ``bound``
-    is the share of wrong vectors that the sample can still have missed, at ``confidence``.
+    is the share of wrong vectors in the whole, at ``confidence``; exact when all were tested.
     """
 
+    population: int
     asked: int
     proven: int
     edited: int
@@ -54,6 +55,8 @@ class SampleProof:
     @property
     def bound(self) -> float:
         tested = self.proven + len(self.wrong)
+        if tested == self.population:
+            return len(self.wrong) / max(tested, 1)
         if not self.wrong:
             return upper_bound(tested, self.confidence)
         return wilson(len(self.wrong), tested, self.confidence)[1]
@@ -135,7 +138,9 @@ def audit(
     compared = diff.comparison
     proof = None
     if embedder is not None:
-        proof = prove(reader, source, embedder, sample.states, tolerance, confidence)
+        proof = prove(
+            reader, source, embedder, sample.states, tolerance, confidence, population=sample.seen
+        )
     counts = {
         "unknown": sum(n for fp, n in stamps.items() if fp not in expected and fp not in known),
         "foreign": sum(n for fp, n in stamps.items() if fp not in expected and fp in known),
@@ -184,6 +189,8 @@ def prove(
     states: Sequence[StoredState],
     tolerance: float,
     confidence: float,
+    *,
+    population: int,
 ) -> SampleProof:
     """Embed the texts of ``states`` again and compare with what is stored."""
     proofs: list[Proof] = []
@@ -214,6 +221,7 @@ def prove(
         if proof.distance > tolerance or abs(proof.norm_ratio - 1) > max(ALARMING_NORM, tolerance)
     )
     return SampleProof(
+        population=population,
         asked=len(states),
         proven=len(proofs) - len(wrong),
         edited=edited,
