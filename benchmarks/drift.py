@@ -175,8 +175,8 @@ def line(row: Row) -> list[str]:
 def _distance(distance: Distance | None) -> str:
     if distance is None:
         return "other dimension"
-    # Nothing below this is a distance: it is the rounding of the arithmetic that measures.
-    cells = [0 if abs(it) < 1e-15 else it for it in (distance.median, distance.greatest)]
+    # What is smaller is no distance: it is the rounding of the arithmetic that measures.
+    cells = [0 if abs(it) < 1e-14 else it for it in (distance.median, distance.greatest)]
     return " / ".join("0" if it == 0 else f"{it:.2g}" for it in cells)
 
 

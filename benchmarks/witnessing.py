@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,6 +23,9 @@ Recorded = dict[str, Any]
 
 ALARM_DISTANCE = 1e-6
 ALARM_NORM = 1e-4
+
+_records: WeakKeyDictionary[Embedder, Recorded] = WeakKeyDictionary()
+"""Many variants are changes of one model, which is recorded once."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,9 @@ class Verdict:
 
 def verdict_of(base: Embedder, variant: Embedder) -> Verdict:
     """What a check for drift says when ``variant`` answers where ``base`` was pinned."""
-    return compare(_recorded_once(base), Posing(variant, base.model))
-
-
-@lru_cache(maxsize=4)
-def _recorded_once(base: Embedder) -> Recorded:
-    # Many variants are changes of one model.
-    return record(base)
+    if base not in _records:
+        _records[base] = record(base)
+    return compare(_records[base], Posing(variant, base.model))
 
 
 # -- what stands in for embedmigrate.models.witness ---------------------------------------------
