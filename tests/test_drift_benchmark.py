@@ -161,7 +161,7 @@ def test_what_was_embedded_is_remembered_by_model_and_side(
         found = Remembering(counting, tmp_path / "vectors").embed_documents(TEXTS)
         np.testing.assert_array_equal(found, embedder.embed_documents(TEXTS))
     assert counting.calls == [len(TEXTS)]
-    other = hashing(tmp_path, seed=1)
+    other = Counting(hashing(tmp_path, seed=1))
     np.testing.assert_array_equal(
         Remembering(other, tmp_path / "vectors").embed_documents(TEXTS),
         other.embed_documents(TEXTS),
