@@ -13,6 +13,7 @@ from embedmigrate.cli.root import (
     json_option,
     print_result,
     settings_of,
+    told_all_the_same,
 )
 
 
@@ -57,21 +58,31 @@ def verify(context: click.Context, collection: str | None, index: str | None, as
 
 
 @cli.command(short_help="Do configuration, scripts and catalog agree?")
+@click.option(
+    "--policy",
+    is_flag=True,
+    help="May this repository be merged? Needs no catalog, store, model or network.",
+)
+@click.option(
+    "--freeze",
+    is_flag=True,
+    help="With --policy: record scripts as applied that applied.json does not name yet.",
+)
 @json_option
 @click.pass_context
-def check(context: click.Context, as_json: bool) -> int:
+def check(context: click.Context, policy: bool, freeze: bool, as_json: bool) -> int:
     """Do configuration, scripts and catalog agree? Exit 3 if not."""
     from embedmigrate import command
 
-    result = command.check(settings_of(context))
-    print_result(
-        as_json,
-        result,
-        lambda found: "\n".join(
-            f"{entry['collection']}: {'; '.join(entry['differences']) or 'agrees'}"
-            for entry in found["collections"]
-        ),
-    )
+    if freeze and not policy:
+        raise click.UsageError("--freeze needs --policy")
+    if policy:
+        with told_all_the_same(as_json, text.policy):
+            result = command.check_policy(settings_of(context), freeze=freeze)
+        print_result(as_json, result, text.policy)
+    else:
+        result = command.check(settings_of(context))
+        print_result(as_json, result, text.checked)
     return 0 if result["agrees"] else 3
 
 

@@ -6,8 +6,10 @@ data, prints nothing but progress through the reporter it is given, and raises t
 """
 
 from embedmigrate.command.back import downgrade, rollback
+from embedmigrate.command.checking import check
 from embedmigrate.command.forward import contract, cutover, upgrade
-from embedmigrate.command.reading import check, plan, search, status, verify
+from embedmigrate.command.policy import check_policy
+from embedmigrate.command.reading import plan, search, status, verify
 from embedmigrate.command.scripts import (
     branches,
     current,
@@ -27,6 +29,7 @@ from embedmigrate.command.setup import init, list_templates, pin
 __all__ = [
     "branches",
     "check",
+    "check_policy",
     "contract",
     "current",
     "cutover",
