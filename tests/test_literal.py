@@ -90,6 +90,9 @@ ALLOWED = {
     "a model in the call": replaced(
         "target=MODEL", f'target=EmbeddingModel(name="m", artifacts={{"w": "{DIGEST}"}})'
     ),
+    "a list that is used twice": replaced(
+        "MODEL = ", 'FIELDS = ["title"]\nONE, TWO = Recipe(FIELDS), Recipe(FIELDS)\nMODEL = '
+    ),
     "names of its own": SCRIPT.replace("import EmbeddingModel", "import EmbeddingModel as Model")
     .replace("= EmbeddingModel(", "= Model(")
     .replace("Recipe, op", "Recipe, op as embedding")
@@ -151,6 +154,10 @@ REFUSED = {
         replaced("import EmbeddingModel, Recipe, op", "import *"),
         *(1, IMPORT, "embedmigrate.*"),
     ),
+    "all of a package that is allowed": (
+        "from sqlalchemy import *\n" + SCRIPT,
+        *(1, IMPORT, "sqlalchemy.*"),
+    ),
     "embedmigrate itself": ("import embedmigrate\n" + SCRIPT, 1, IMPORT, "embedmigrate"),
     "a neighbour": ("from .models import MINILM\n" + SCRIPT, 1, IMPORT, ".models.MINILM"),
     "an import in a function": (
@@ -203,6 +210,10 @@ REFUSED = {
     "a name that a function binds again": (
         replaced("    op.reembed", "    global MODEL\n    MODEL = MODEL\n    op.reembed"),
         *(11, argument("target", "op.reembed"), "MODEL, which is bound in lines 6, 10"),
+    ),
+    "a name of a parameter": (
+        replaced("def upgrade()", "def upgrade(MODEL=None)"),
+        *(9, argument("target", "op.reembed"), "MODEL, which is bound in lines 6, 8"),
     ),
     "a name that is not bound at the top": (
         replaced("MODEL = ", "if True:\n    MODEL = "),
@@ -293,6 +304,10 @@ REFUSED = {
     "an operation in another function": (
         SCRIPT.replace("def upgrade", "def move") + "\ndef upgrade() -> None:\n    move()\n",
         *(9, "op.reembed is not done in every case", "the function move()"),
+    ),
+    "an operation in one of two upgrades": (
+        HEAD + "if revision:\n    " + UPGRADE.replace("\n", "\n    ") + "\n" + DOWNGRADE,
+        *(10, "op.reembed is not done in every case", "the function upgrade()"),
     ),
     "an operation at the top": (
         replaced("def upgrade() -> None:\n    op", "op"),

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from embedmigrate import resolve
 from embedmigrate.command.checking import disagreements
 from embedmigrate.config import Settings, locate_key
-from embedmigrate.errors import ConfigError, EmbedMigrateError
+from embedmigrate.errors import ConfigError, EmbedMigrateError, Fork
 from embedmigrate.migration import lockfile
 from embedmigrate.migration.environment import Environment
 from embedmigrate.migration.literal import find_not_literal
@@ -87,9 +87,10 @@ class _Inspection:
             self.frozen = _freeze(settings, scripts)
         self._note("unchanged", _changed(settings, scripts))
         self.reembeddings = all_reembeddings(scripts)
-        self._note("one-head", _many_heads(settings, scripts, self.reembeddings))
+        forks = list(find_forks(scripts, self.reembeddings))
+        self._note("one-head", _many_heads(settings, scripts, self.reembeddings, forks))
         self._note("pinned", _not_pinned(settings, self.reembeddings))
-        forked = {name for name, _ in find_forks(scripts, self.reembeddings)}
+        forked = {name for name, _ in forks}
         self._note("declared", _declared_otherwise(settings, self.reembeddings, forked))
 
     def result(self) -> dict[str, Any]:
@@ -176,11 +177,13 @@ def _changed(settings: Settings, scripts: ScriptDirectory) -> Iterator[Finding]:
 
 
 def _many_heads(
-    settings: Settings, scripts: ScriptDirectory, reembeddings: _Reembeddings
+    settings: Settings,
+    scripts: ScriptDirectory,
+    reembeddings: _Reembeddings,
+    forks: Sequence[tuple[str, Fork]],
 ) -> Iterator[Finding]:
-    forked = set()
-    for collection, fork in find_forks(scripts, reembeddings):
-        forked.add(collection)
+    forked = {name for name, _ in forks}
+    for collection, fork in forks:
         yield Finding(
             "one-head",
             fork.message,
