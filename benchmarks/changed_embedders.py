@@ -30,7 +30,7 @@ class ChangedEmbedder(ABC):
 
     def __init__(self, inner: Embedder) -> None:
         self.inner = inner
-        self.model = inner.model
+        self.model, self.runtime = inner.model, inner.runtime
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """float32 ``(len(texts), dimensions)``."""

@@ -175,6 +175,7 @@ JSON: dict[str, dict[str, Any]] = {
         "collections": [
             {"collection": "articles", "differences": ["revision 3f9c2a1b77d0 is pending"]}
         ],
+        "scripts": ["revision 1ae2c07d55b1 was changed after it was applied"],
     },
     "contract": {
         "schema": 1,

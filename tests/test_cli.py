@@ -462,7 +462,7 @@ def test_check_agrees_only_when_configuration_scripts_and_catalog_do(project: Wo
     assert differences(code=0) == "articles: agrees\n"
 
     project.edit_config('text = ["title", "text"]', 'text = ["text"]')
-    assert "recipe: configured otherwise" in differences()
+    assert "recipe: configured text joined by" in differences()
     project.edit_config('text = ["text"]', 'text = ["title", "text"]')
 
     project.edit_config('path = "indexes"', 'path = "indexes", factory = "HNSW32"')

@@ -19,10 +19,13 @@ import pytest
 from embedmigrate import command, errors
 from embedmigrate.command.project import Project
 from embedmigrate.config import load_settings
+from embedmigrate.migration import lockfile
 from tests.workspace import Workspace, wait_for
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 JOB = EXAMPLES / "03_scheduled_job"
+POLICY = EXAMPLES / "04_policy_in_ci"
+HOOKS = EXAMPLES.parent / ".pre-commit-hooks.yaml"
 NOBODY_HAS_TO_GET_UP = {0, 7, 75}
 
 
@@ -41,7 +44,7 @@ def run_example(script: str, folder: Path) -> str:
 
 def test_every_numbered_example_has_a_readme() -> None:
     numbered = sorted(EXAMPLES.glob("[0-9]*"))
-    assert [folder.name[:2] for folder in numbered] == ["01", "02", "03"]
+    assert [folder.name[:2] for folder in numbered] == ["01", "02", "03", "04"]
     assert all((folder / "README.md").is_file() for folder in numbered)
 
 
@@ -325,3 +328,158 @@ def test_the_cron_job_of_kubernetes_follows_the_exit_statuses() -> None:
     assert ignore["action"] == "Ignore"
     (mounted,) = container["volumeMounts"]
     assert mounted["name"] in {volume["name"] for volume in pod["volumes"]}
+
+
+# -- 04 policy in CI --------------------------------------------------------------------------
+
+
+def commands_of(path: Path, key: str) -> list[str]:
+    """The values of ``key:`` in a YAML file, without its comments."""
+    found = re.findall(rf"^[ -]*{key}: (.+?)(?: #.*)?$", path.read_text("utf-8"), re.MULTILINE)
+    assert found, path
+    return found
+
+
+@dataclass
+class Repository:
+    """What a checkout of a project holds, and the program in ``PATH``."""
+
+    root: Path
+    programs: Path
+
+    def run(self, line: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command line with a shell, as CI and pre-commit do."""
+        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "-e", "-c", line],
+            cwd=self.root,
+            env={**os.environ, "PATH": path, **more},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture
+def repository(migrated: Workspace, tmp_path: Path) -> Repository:
+    """A project whose pending revision is declared too, cloned to where there is no catalog."""
+    migrated.edit_config('model = "wordllama"', 'model = "wordllama-64"')
+    clone, programs = tmp_path / "clone", tmp_path / "bin"
+    clone.mkdir()
+    programs.mkdir()
+    shutil.copy(migrated.root / "embedmigrate.toml", clone)
+    shutil.copytree(migrated.root / "migrations", clone / "migrations")
+    shutil.copy(POLICY / ".pre-commit-config.yaml", clone)
+    write_program(
+        programs / "embedmigrate", f'exec {shlex.quote(sys.executable)} -m embedmigrate "$@"'
+    )
+    return Repository(clone, programs)
+
+
+def spoil_the_applied_script(repository: Repository) -> None:
+    (script,) = (repository.root / "migrations" / "versions").glob("*_first_index.py")
+    script.write_text(script.read_text("utf-8") + "# nothing to see here\n", "utf-8")
+
+
+def test_the_workflow_passes_a_repository_and_stops_one_that_breaks_a_rule(
+    repository: Repository,
+) -> None:
+    install, check = commands_of(POLICY / "policy.yml", "run")
+    assert install == "python -m pip install embedmigrate", "no extra"
+
+    assert repository.run(check).returncode == 0
+
+    spoil_the_applied_script(repository)
+    judged = repository.run(check)
+    assert judged.returncode == 3
+    assert (
+        "unchanged: FAILS" in judged.stdout and "was changed after it was applied" in judged.stdout
+    )
+
+
+def test_the_workflow_gives_variables_a_value_that_will_do(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source in a database that CI does not reach, named by a variable."""
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    toml = repository.root / "embedmigrate.toml"
+    text = toml.read_text("utf-8").replace('kind = "jsonl"\npath = "corpus.jsonl"\nid = "_id"',
+        'kind = "sql"\nurl = "${DATABASE_URL}"\ntable = "articles"\nkey = "id"')  # fmt: skip
+    toml.write_text(text, "utf-8")
+    (check,) = commands_of(POLICY / "policy.yml", "run")[1:]
+    (value,) = commands_of(POLICY / "policy.yml", "DATABASE_URL")
+
+    assert repository.run(check).returncode == 78
+    assert repository.run(check, DATABASE_URL=value).returncode == 0
+
+
+def test_the_hook_passes_a_repository_and_stops_one_that_breaks_a_rule(
+    repository: Repository,
+) -> None:
+    (entry,) = commands_of(HOOKS, "entry")
+
+    assert repository.run(entry).returncode == 0
+
+    spoil_the_applied_script(repository)
+    assert repository.run(entry).returncode == 3
+
+
+def test_the_hook_can_name_a_configuration_elsewhere(repository: Repository) -> None:
+    """The line of the example, without its comment sign."""
+    (entry,) = re.findall(
+        r"^ *# entry: (.+)$", (POLICY / ".pre-commit-config.yaml").read_text("utf-8"), re.MULTILINE
+    )
+    place = repository.root / "services" / "search"
+    place.mkdir(parents=True)
+    for name in ("embedmigrate.toml", "migrations"):
+        (repository.root / name).rename(place / name)
+
+    assert repository.run(entry).returncode == 0
+
+
+def test_the_command_that_the_policy_readme_shows_records_what_it_says(
+    repository: Repository,
+) -> None:
+    (line,) = re.findall(
+        r"^```sh\n(.+)\n```$", (POLICY / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    before = lockfile.read(repository.root / "migrations")
+
+    assert repository.run(line).returncode == 0
+
+    after = lockfile.read(repository.root / "migrations")
+    assert len(after) == 2 and before.items() < after.items()
+
+
+def test_the_hook_is_what_pre_commit_reads() -> None:
+    yaml = pytest.importorskip("yaml")
+    (hook,) = yaml.safe_load(HOOKS.read_text("utf-8"))
+    assert hook["language"] == "python"
+    assert hook["pass_filenames"] is False and hook["always_run"] is True
+    assert {"id", "name", "description", "entry"} <= hook.keys()
+
+    (repo,) = yaml.safe_load((POLICY / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert repo["repo"] and repo["rev"]
+    assert [used["id"] for used in repo["hooks"]] == [hook["id"]]
+
+
+def test_the_workflow_is_what_github_reads() -> None:
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load((POLICY / "policy.yml").read_text("utf-8"))
+    assert workflow.keys() == {"name", True, "permissions", "jobs"}  # YAML takes `on` for true
+    assert workflow[True].keys() == {"pull_request", "push"}
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert job["runs-on"] and job["timeout-minutes"] <= 10
+    assert [step.get("uses", "run").partition("@")[0] for step in job["steps"]] == [
+        "actions/checkout",
+        "actions/setup-python",
+        "run",
+        "run",
+    ]
+
+
+def test_the_policy_readme_explains_every_status_that_the_check_has() -> None:
+    table = (POLICY / "README.md").read_text("utf-8")
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "3", "78"]

@@ -61,6 +61,12 @@ def place_of(settings: Settings, pin: Pin) -> ModelConfig:
     return settings.model(pin.name)
 
 
+def newest_pin(settings: Settings, name: str) -> EmbeddingModel | None:
+    """The last model that was pinned under a configured name; reads pin files and nothing else."""
+    pins = read_pins(settings.pins, name)
+    return pins[-1].model if pins else None
+
+
 def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
     there = {**pin.space(), "query_prompt": pin.query_prompt}
     here = {**actual.space(), "query_prompt": actual.query_prompt}

@@ -197,6 +197,39 @@ def verified(result: dict[str, Any]) -> str:
     )
 
 
+def checked(result: dict[str, Any]) -> str:
+    """A line a collection, and one for each applied script that is not what it was."""
+    lines = [
+        f"{entry['collection']}: {'; '.join(entry['differences']) or 'agrees'}"
+        for entry in result["collections"]
+    ]
+    return "\n".join(lines + [f"scripts: {difference}" for difference in result["scripts"]])
+
+
+def policy(result: dict[str, Any]) -> str:
+    """A line a rule, and under it what breaks it: where, what was found, expected, what next."""
+    lines = []
+    if result["frozen"]:
+        lines.append(f"recorded as applied: {', '.join(result['frozen'])}")
+    for entry in result["checks"]:
+        said = {True: "holds", False: "FAILS", None: "not checked"}[entry["holds"]]
+        lines.append(f"{entry['check']}: {said} ({entry['title']})")
+        for finding in result["findings"]:
+            if finding["check"] == entry["check"]:
+                lines += [f"  {printable(line)}" for line in _finding(finding)]
+    return "\n".join(lines)
+
+
+def _finding(finding: dict[str, Any]) -> list[str]:
+    place = [str(part) for part in (finding["file"], finding["line"]) if part is not None]
+    return [
+        ": ".join(filter(None, (":".join(place), finding["message"]))),
+        f"  found:    {finding['found']}",
+        f"  expected: {finding['expected']}",
+        f"  next:     {finding['next_step']}",
+    ]
+
+
 def _figures(measured: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in measured.items())
 

@@ -13,6 +13,7 @@ from embedmigrate.cli.root import (
     json_option,
     print_result,
     settings_of,
+    told_all_the_same,
 )
 
 
@@ -57,21 +58,42 @@ def verify(context: click.Context, collection: str | None, index: str | None, as
 
 
 @cli.command(short_help="Do configuration, scripts and catalog agree?")
+@click.option(
+    "--policy",
+    is_flag=True,
+    help="May this repository be merged? Needs no catalog, store, model or network.",
+)
+@click.option(
+    "--freeze",
+    is_flag=True,
+    help="With --policy: record scripts as applied that applied.json does not name yet.",
+)
+@click.option(
+    "--serving",
+    is_flag=True,
+    help="Is what is live sound? For readiness probes: pending revisions have no part in it.",
+)
 @json_option
 @click.pass_context
-def check(context: click.Context, as_json: bool) -> int:
-    """Do configuration, scripts and catalog agree? Exit 3 if not."""
+def check(context: click.Context, policy: bool, freeze: bool, serving: bool, as_json: bool) -> int:
+    """Do configuration, scripts and catalog agree? Exit 3 if not; a pending revision is enough."""
     from embedmigrate import command
 
-    result = command.check(settings_of(context))
-    print_result(
-        as_json,
-        result,
-        lambda found: "\n".join(
-            f"{entry['collection']}: {'; '.join(entry['differences']) or 'agrees'}"
-            for entry in found["collections"]
-        ),
-    )
+    if freeze and not policy:
+        raise click.UsageError("--freeze needs --policy")
+    if serving and policy:
+        raise click.UsageError("--serving and --policy are two questions: ask one")
+    if serving:
+        result = command.check_serving(settings_of(context))
+        print_result(as_json, result, text.health)
+        return 0 if result["sound"] else 3
+    if policy:
+        with told_all_the_same(as_json, text.policy):
+            result = command.check_policy(settings_of(context), freeze=freeze)
+        print_result(as_json, result, text.policy)
+    else:
+        result = command.check(settings_of(context))
+        print_result(as_json, result, text.checked)
     return 0 if result["agrees"] else 3
 
 

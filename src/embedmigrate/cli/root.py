@@ -60,13 +60,13 @@ def stop_is_fine(stop_ok: bool) -> Iterator[None]:
 
 
 @contextmanager
-def told_all_the_same(as_json: bool) -> Iterator[None]:
-    """Print what was done for some collections before the error of another one ends the command."""
+def told_all_the_same(as_json: bool, as_text: Callable[[Any], str] = text.moved) -> Iterator[None]:
+    """Print what was done, or found, all the same before an error ends the command."""
     try:
         yield
     except EmbedMigrateError as error:
         if error.result is not None:
-            print_result(as_json, error.result, text.moved)
+            print_result(as_json, error.result, as_text)
         raise
 
 

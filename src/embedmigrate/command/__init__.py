@@ -7,10 +7,12 @@ data, prints nothing but progress through the reporter it is given, and raises t
 
 from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
+from embedmigrate.command.checking import check
 from embedmigrate.command.forward import contract, cutover, upgrade
 from embedmigrate.command.pinning import drift, pin
+from embedmigrate.command.policy import check_policy
 from embedmigrate.command.probing import check_serving
-from embedmigrate.command.reading import check, plan, search, status, verify
+from embedmigrate.command.reading import plan, search, status, verify
 from embedmigrate.command.scripts import (
     branches,
     current,
@@ -31,6 +33,7 @@ __all__ = [
     "audit",
     "branches",
     "check",
+    "check_policy",
     "check_serving",
     "contract",
     "current",

@@ -19,7 +19,15 @@ from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.prepare import prepare
-from embedmigrate.errors import EmbedMigrateError, LockHeld, Refused, Stopped, UsageError
+from embedmigrate.errors import (
+    ConfigError,
+    EmbedMigrateError,
+    LockHeld,
+    Refused,
+    Stopped,
+    UsageError,
+)
+from embedmigrate.migration import lockfile
 from embedmigrate.migration.environment import Environment, script_errors
 from embedmigrate.migration.plan import Upgrade, plan_upgrade
 from embedmigrate.migration.recorder import (
@@ -87,6 +95,7 @@ def upgrade(
             applied: list[str] = []
             if not until_ready:
                 applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
+                _note_applied(project, scripts, applied)
                 for collection in prepared:
                     with _alone(collection, failed):
                         project.settle(collection, leases[collection])
@@ -250,6 +259,24 @@ def _walk(
                 alembic.command.upgrade(environment.config, target)
             applied += [step.revision for step in steps]
     return applied
+
+
+def _note_applied(project: Project, scripts: ScriptDirectory, applied: Sequence[str]) -> None:
+    """Record how the applied scripts look, those of a walk that was cut short among them."""
+    if not applied:
+        return
+    heads = project.applied_heads()
+    try:
+        lockfile.note(
+            project.settings.script_location,
+            scripts.iterate_revisions(heads, "base", inclusive=True),
+            anew=applied,
+        )
+    except (OSError, ConfigError) as error:
+        project.reporter.note(
+            f"{lockfile.FILE} was not written: {error}\n"
+            "  next:     embedmigrate check --policy --freeze, where it can be written"
+        )
 
 
 def _single_targets(scripts: ScriptDirectory, targets: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Commands that only look: plan, status, verify, check, search."""
+"""Commands that only look: plan, status, verify, search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from embedmigrate import resolve
 from embedmigrate.catalog import indexes, locks, routes, runs
 from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState
 from embedmigrate.collection import Collection
@@ -20,13 +19,8 @@ from embedmigrate.engine.verify import Finding
 from embedmigrate.engine.verify import verify as verify_index
 from embedmigrate.errors import EmbedMigrateError, IndexGone, UsageError
 from embedmigrate.migration.environment import Environment
-from embedmigrate.migration.plan import plan_upgrade, spec_of
-from embedmigrate.migration.recorder import (
-    RecordedStep,
-    all_reembeddings,
-    pending_upgrades,
-    refuse_forks,
-)
+from embedmigrate.migration.plan import plan_upgrade
+from embedmigrate.migration.recorder import pending_upgrades, refuse_forks
 from embedmigrate.stores.base import Filter
 
 _FLOAT_BYTES = 4
@@ -222,74 +216,6 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
             diff.comparison,
             recall_target=project.settings.collection(collection).recall_target,
         )
-
-
-def check(settings: Settings) -> dict[str, Any]:
-    """Do configuration, scripts and catalog agree? Lists every difference; changes nothing."""
-    scripts = Environment(settings).scripts()
-    refuse_forks(scripts)
-    project = Project.if_any(settings)
-    heads: tuple[str, ...] = ()
-    live: dict[str, str | None] = {}
-    if project is not None:
-        with project:
-            heads = project.applied_heads()
-            with project.catalog.read() as connection:
-                for name in settings.collections:
-                    live[name] = routes.live_fingerprint(connection, name)
-    pending = pending_upgrades(scripts, heads, ["heads"])
-    reembeddings = all_reembeddings(scripts)
-    entries = []
-    for name in sorted(settings.collections):
-        steps = reembeddings.get(name, [])
-        open_steps = [step for step in pending if step.operation and _of(step) == name]
-        differences = _configured_otherwise(settings, name, steps)
-        differences += [f"revision {step.revision} is pending" for step in open_steps]
-        if not open_steps and steps:
-            target = steps[-1].reembed
-            assert target is not None
-            if live.get(name) != target.target.fingerprint:
-                differences.append(
-                    f"the scripts end at {target.target.reference}, but {live.get(name)} is live"
-                )
-        entries.append({"collection": name, "differences": differences})
-    return {
-        "schema": 1,
-        "agrees": not any(entry["differences"] for entry in entries),
-        "collections": entries,
-    }
-
-
-def _of(step: RecordedStep) -> str | None:
-    return None if step.operation is None else step.operation.collection
-
-
-def _configured_otherwise(
-    settings: Settings, collection: str, steps: Sequence[RecordedStep]
-) -> list[str]:
-    if not steps:
-        return ["no revision makes its first index"]
-    operation = steps[-1].reembed
-    assert operation is not None
-    configured = settings.collection(collection)
-    spec = spec_of(settings, operation)
-    wanted = resolve.pinned(settings, configured.model)
-    differences = []
-    if wanted.fingerprint != spec.model.fingerprint:
-        differences.append(
-            f"model: configured {wanted.reference}, the scripts end at {spec.model.reference}"
-        )
-    elif wanted.query_side != spec.model.query_side:
-        differences.append("query prompt: configured otherwise than in the scripts")
-    if configured.recipe.digest != spec.recipe.digest:
-        differences.append("recipe: configured otherwise than in the scripts")
-    factory = settings.open_store(collection).factory
-    if (factory, configured.store.metric) != (spec.factory, spec.metric):
-        differences.append(
-            f"index: configured {factory} with {configured.store.metric}, "
-            f"the scripts end at {spec.factory} with {spec.metric}"
-        )
-    return differences
 
 
 def search(

@@ -6,7 +6,7 @@ A script's Python is executed against an offline context whose handler only take
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import pairwise
@@ -157,23 +157,33 @@ def all_reembeddings(scripts: ScriptDirectory) -> dict[str, list[RecordedStep]]:
     return found
 
 
-def refuse_forks(scripts: ScriptDirectory, collections: Iterable[str] | None = None) -> None:
-    """``Fork`` when two re-embeddings of one collection do not follow one another."""
-    for collection, steps in all_reembeddings(scripts).items():
-        if collections is not None and collection not in collections:
-            continue
+def find_forks(
+    scripts: ScriptDirectory, reembeddings: Mapping[str, Sequence[RecordedStep]]
+) -> Iterator[tuple[str, Fork]]:
+    """Where two re-embeddings of one collection do not follow one another, by collection."""
+    for collection, steps in reembeddings.items():
         for earlier, later in pairwise(steps):
             ancestors = {
                 script.revision
                 for script in scripts.iterate_revisions(later.revision, "base", inclusive=True)
             }
             if earlier.revision not in ancestors:
-                raise Fork(
-                    f"collection {collection!r} has two open re-embeddings",
-                    found=f"revisions {earlier.revision} and {later.revision}, "
-                    "neither after the other",
-                    expected="one re-embedding after the other",
-                    next_step="rebase the one that is not applied yet (embedmigrate current): set "
-                    "its down_revision to the other's id and its source to the other's target; or "
-                    "delete it",
+                yield (
+                    collection,
+                    Fork(
+                        f"collection {collection!r} has two open re-embeddings",
+                        found=f"revisions {earlier.revision} and {later.revision}, "
+                        "neither after the other",
+                        expected="one re-embedding after the other",
+                        next_step="rebase the one that is not applied yet (embedmigrate current): "
+                        "set its down_revision to the other's id and its source to the other's "
+                        "target; or delete it",
+                    ),
                 )
+
+
+def refuse_forks(scripts: ScriptDirectory, collections: Iterable[str] | None = None) -> None:
+    """``Fork`` when two re-embeddings of one collection do not follow one another."""
+    for collection, fork in find_forks(scripts, all_reembeddings(scripts)):
+        if collections is None or collection in collections:
+            raise fork

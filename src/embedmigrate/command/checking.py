@@ -1,0 +1,124 @@
+"""``check``: do configuration, scripts and catalog agree?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedmigrate import resolve
+from embedmigrate.catalog import routes
+from embedmigrate.command.project import Project
+from embedmigrate.config import Settings
+from embedmigrate.migration import lockfile
+from embedmigrate.migration.environment import Environment
+from embedmigrate.migration.operations import ReembedOp
+from embedmigrate.migration.recorder import (
+    RecordedStep,
+    all_reembeddings,
+    pending_upgrades,
+    refuse_forks,
+)
+from embedmigrate.models import EmbeddingModel, Recipe
+
+
+def check(settings: Settings) -> dict[str, Any]:
+    """Do configuration, scripts and catalog agree? Lists every difference; changes nothing.
+
+    ``collections`` holds what differs by collection, ``scripts`` the applied scripts that are not
+    what they were.
+    """
+    scripts = Environment(settings).scripts()
+    refuse_forks(scripts)
+    project = Project.if_any(settings)
+    heads: tuple[str, ...] = ()
+    live: dict[str, str | None] = {}
+    if project is not None:
+        with project:
+            heads = project.applied_heads()
+            with project.catalog.read() as connection:
+                for name in settings.collections:
+                    live[name] = routes.live_fingerprint(connection, name)
+    pending = pending_upgrades(scripts, heads, ["heads"])
+    reembeddings = all_reembeddings(scripts)
+    entries = []
+    for name in sorted(settings.collections):
+        steps = reembeddings.get(name, [])
+        open_steps = [step for step in pending if step.operation and _of(step) == name]
+        differences = _configured_otherwise(settings, name, steps)
+        differences += [f"revision {step.revision} is pending" for step in open_steps]
+        if not open_steps and steps:
+            target = steps[-1].reembed
+            assert target is not None
+            if live.get(name) != target.target.fingerprint:
+                differences.append(
+                    f"the scripts end at {target.target.reference}, but {live.get(name)} is live"
+                )
+        entries.append({"collection": name, "differences": differences})
+    deviations = lockfile.compare(settings.script_location, scripts.walk_revisions())
+    return {
+        "schema": 1,
+        "agrees": not deviations and not any(entry["differences"] for entry in entries),
+        "collections": entries,
+        "scripts": [deviation.message for deviation in deviations],
+    }
+
+
+def _of(step: RecordedStep) -> str | None:
+    return None if step.operation is None else step.operation.collection
+
+
+def _configured_otherwise(
+    settings: Settings, collection: str, steps: Sequence[RecordedStep]
+) -> list[str]:
+    if not steps:
+        return ["no revision makes its first index"]
+    operation = steps[-1].reembed
+    assert operation is not None
+    wanted = resolve.pinned(settings, settings.collection(collection).model)
+    factory = settings.open_store(collection).factory
+    return [str(it) for it in disagreements(settings, operation, wanted, factory)]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Something that the configuration says otherwise than the last script of a collection."""
+
+    what: str
+    configured: str
+    scripted: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: configured {self.configured}, the scripts end at {self.scripted}"
+
+
+def disagreements(
+    settings: Settings,
+    operation: ReembedOp,
+    wanted: EmbeddingModel | None,
+    factory: str | None,
+) -> Iterator[Disagreement]:
+    """Where the configuration of a collection is not what its last operation makes.
+
+    ``wanted`` is the pinned model that is configured, ``factory`` the index factory; what is None
+    is not compared.
+    """
+    configured = settings.collection(operation.collection)
+    target = operation.target
+    if wanted is not None and wanted.fingerprint != target.fingerprint:
+        yield Disagreement("model", wanted.reference, target.reference)
+    elif wanted is not None and wanted.query_side != target.query_side:
+        yield Disagreement("query prompt", repr(wanted.query_prompt), repr(target.query_prompt))
+    if configured.recipe.digest != operation.recipe.digest:
+        yield Disagreement("recipe", _shown(configured.recipe), _shown(operation.recipe))
+    metric = configured.store.metric
+    if metric != operation.metric or factory not in (None, operation.factory):
+        yield Disagreement(
+            "index",
+            f"{factory or operation.factory} with {metric}",
+            f"{operation.factory} with {operation.metric}",
+        )
+
+
+def _shown(recipe: Recipe) -> str:
+    return f"{', '.join(recipe.text)} joined by {recipe.joiner!r}"
