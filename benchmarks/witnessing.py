@@ -62,7 +62,7 @@ def compare(recorded: Recorded, embedder: Embedder) -> Verdict:
         "median": report.median,
         "moved": float(report.moved),
         "norm": max((abs(figure.norm_ratio - 1) for figure in report.figures), default=None),
-        "overlap": near and near.overlap,
-        "finds itself": near and near.finds_itself,
+        "overlap": near.overlap if near else None,
+        "finds itself": near.finds_itself if near else None,
     }
     return Verdict(report.verdict, figures)

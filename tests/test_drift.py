@@ -158,9 +158,9 @@ class Noisy:
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         vectors = self._embedder.embed_documents(texts)
-        vectors = vectors + self._random.normal(0, self._noise, vectors.shape)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors, np.float32)
+        noisy = vectors + self._random.normal(0, self._noise, vectors.shape)
+        noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
+        return np.asarray(noisy, np.float32)
 
     embed_queries = embed_documents
 
