@@ -152,8 +152,7 @@ def _numpy_values(path: Path, start: bytes) -> Sequence[object]:
             return [value.decode() for value in array.tolist()]
         except UnicodeDecodeError as error:
             raise _unreadable(path, "bytes that are not UTF-8") from error
-    values: list[object] = array.tolist()
-    return values
+    return list(map(str, array.tolist()))
 
 
 def _json_values(path: Path) -> list[object] | dict[str, object]:
