@@ -61,8 +61,14 @@ def test_what_was_found_raises_the_bound_exactly(
 
 @pytest.mark.parametrize(
     ("successes", "n", "expected"),
-    [(0, 10, (0, 0.277533)), (10, 10, (0.722467, 1)), (5, 10, (0.236593, 0.763407))]
-    + [(90, 100, (0.825634, 0.944770)), (1, 459, (0.000385, 0.012236)), (0, 0, (0, 1))],
+    [
+        (0, 10, (0, 0.277533)),
+        (10, 10, (0.722467, 1)),
+        (5, 10, (0.236593, 0.763407)),
+        (90, 100, (0.825634, 0.944770)),
+        (1, 459, (0.000385, 0.012236)),
+        (0, 0, (0, 1)),
+    ],
 )
 def test_the_interval_is_wilsons(successes: int, n: int, expected: tuple[float, float]) -> None:
     assert wilson(successes, n, 0.95) == pytest.approx(expected, abs=1e-6)
