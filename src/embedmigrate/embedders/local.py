@@ -118,6 +118,10 @@ class LocalEmbedder(ABC):
     def close(self) -> None:  # noqa: B027 - nothing to release is a valid case
         """Release the runtime. Idempotent."""
 
+    def embed_unprompted(self, texts: Sequence[str]) -> Vectors:
+        """The same without any prompt: to find out how a vector of unknown origin was made."""
+        return self._answer(texts, "")
+
     @abstractmethod
     def _embed(self, texts: Sequence[str]) -> Vectors:
         """float32 ``(len(texts), at least model.dimensions)``: the model's own output.
