@@ -114,6 +114,43 @@ def audited(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def attributed(result: dict[str, Any]) -> str:
+    """Who made the vectors: a line a maker, with its share and interval; then what is unproven."""
+    lines = []
+    for entry in result["collections"]:
+        lines.append(
+            f"{entry['collection']} {entry['index']}: {entry['sampled']} of {entry['vectors']} "
+            f"vectors sampled, {entry['embeddings']} texts embedded"
+        )
+        for made in entry["made"]:
+            margin = made["smallest_margin"]
+            lines.append(
+                f"  {_proportion(made['proportion'])} by {made['candidate']} "
+                f"({made['model']}), within {made['largest_distance']:.2g}"
+                + (f", any other at least {margin:.2g} further" if margin is not None else "")
+            )
+        lines += [
+            f"  {_proportion(proportion)} {kind}: not proven"
+            for kind, proportion in entry["kinds"].items()
+            if kind != "proven" and proportion["vectors"]
+        ]
+        lines += [
+            f"    {printable(it['id'])}: {it['kind']}"
+            + (
+                f", nearest to {it['candidate']} at {it['distance']:.2g}"
+                if it["distance"] is not None
+                else ""
+            )
+            for it in entry["unproven"]
+        ]
+        lines += [f"  FOUND {finding}" for finding in entry["findings"]]
+    return "\n".join(lines)
+
+
+def _proportion(it: dict[str, Any]) -> str:
+    return f"{it['vectors']:>6} ({it['share']:.1%}, between {it['low']:.1%} and {it['high']:.1%})"
+
+
 def health(result: dict[str, Any]) -> str:
     """A line a collection: what is served, or what is wrong."""
     lines = []
