@@ -481,14 +481,16 @@ def test_all_candidates_are_tried_on_the_pilot_and_only_the_good_ones_on_the_res
     assert found.embeddings == wordllama.asked + minilm.asked
 
 
-def test_the_answer_does_not_depend_on_the_seed_of_the_pilot(
-    wordllama: Remembering, minilm: Remembering, records: Records, both: Any
+def test_what_the_pilot_did_not_meet_is_still_found(
+    wordllama: Remembering, records: Records
 ) -> None:
+    """One vector of another recipe: most pilots do not hold it, and drop the recipe."""
     vectors = made_by(wordllama, records)
-    vectors[17] = made_by(minilm, records, TEXT)[17]
-    answers = {tuple(makers(attributed(vectors, records, both, seed=it))) for it in range(3)}
-    (answer,) = answers
-    assert answer[17] == "minilm: text" and set(answer) == {answer[17], "wordllama: title + text"}
+    vectors[17] = made_by(wordllama, records, TEXT)[17]
+    candidates = candidates_of("w", wordllama, RECIPES)
+    for seed in range(10):
+        found = makers(attributed(vectors, records, candidates, seed=seed))
+        assert found[17] == "w: text" and found.count("w: title + text") == 119
 
 
 def test_a_result_holds_ids_and_no_text(wordllama: Remembering, records: Records) -> None:
