@@ -151,6 +151,16 @@ def _proportion(it: dict[str, Any]) -> str:
     return f"{it['vectors']:>6} ({it['share']:.1%}, between {it['low']:.1%} and {it['high']:.1%})"
 
 
+def observed(result: dict[str, Any]) -> str:
+    """A line an observation; the way out of each trouble below it."""
+    lines = []
+    for it in result["observations"]:
+        lines.append(f"{'ok' if it['trouble'] is None else 'NO':<3} {it['what']}: {it['found']}")
+        if it["trouble"] is not None:
+            lines += [f"    {line.strip()}" for line in it["trouble"].splitlines()[1:]]
+    return "\n".join(lines)
+
+
 def health(result: dict[str, Any]) -> str:
     """A line a collection: what is served, or what is wrong."""
     lines = []

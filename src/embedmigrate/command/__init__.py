@@ -9,6 +9,7 @@ from embedmigrate.command.attributing import attribute
 from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
 from embedmigrate.command.checking import check
+from embedmigrate.command.doctor import doctor
 from embedmigrate.command.forward import contract, cutover, upgrade
 from embedmigrate.command.pinning import drift, pin
 from embedmigrate.command.policy import check_policy
@@ -40,6 +41,7 @@ __all__ = [
     "contract",
     "current",
     "cutover",
+    "doctor",
     "downgrade",
     "downgrade_sql",
     "drift",
