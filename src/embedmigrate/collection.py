@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from embedmigrate import resolve
-from embedmigrate.catalog import Catalog, indexes, routes
+from embedmigrate.catalog import Catalog, indexes, routes, spaces
 from embedmigrate.catalog.records import IndexState
 from embedmigrate.config import Settings, load_settings
 from embedmigrate.embedders.base import Embedder, Vectors
@@ -135,13 +135,13 @@ class Collection:
         """Search with a vector that the caller made.
 
         ``space`` is the fingerprint (or ``name@fingerprint``) of the model that made it;
-        ``ModelMismatch`` unless that is the space that is served now.
+        ``ModelMismatch`` unless that is the space that is served now, or proven equal to it.
         """
         _require_filter(filter)
 
         def ask(pair: Pair) -> SearchResult:
             served = pair.opened.index.model
-            if space.rpartition("@")[2] != served.fingerprint:
+            if not self._is_equal(space.rpartition("@")[2], served.fingerprint):
                 raise ModelMismatch(
                     f"a vector of another space cannot be searched in {self.name!r}",
                     found=space,
@@ -190,6 +190,12 @@ class Collection:
             self._server.forget()
             with self._server.serve() as pair:
                 return ask(pair)
+
+    def _is_equal(self, space: str, served: str) -> bool:
+        if space == served:
+            return True
+        with self._catalog.read() as connection:
+            return space in spaces.equal_to(connection, served)
 
     def _refuse_other_models(self, accepted: Sequence[str]) -> None:
         with self._catalog.read() as connection:

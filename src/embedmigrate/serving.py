@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
-from embedmigrate.catalog import Catalog, indexes, routes
+from embedmigrate.catalog import Catalog, indexes, routes, spaces
 from embedmigrate.catalog.records import IndexRecord, IndexState, Route
 from embedmigrate.config import ROUTE_CACHE_SECONDS
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.errors import (
     DamagedIndex,
     IndexGone,
-    ModelMismatch,
     StorageUnavailable,
     UsageError,
 )
@@ -287,22 +286,17 @@ class Server:
     def _open_index(self, name: str) -> OpenIndex:
         with self._catalog.read() as connection:
             index = indexes.get(connection, name)
+            equal = spaces.equal_to(connection, index.fingerprint)
         with ExitStack() as resources:
             reader = resources.enter_context(closing(self._reader(index)))
-            if reader.manifest.fingerprint != index.fingerprint:
-                raise ModelMismatch(
-                    f"index {name} does not hold what the catalog says",
-                    found=reader.manifest.fingerprint,
-                    expected=index.model.reference,
-                    next_step=f"embedmigrate verify {self._collection}",
-                )
+            spaces.require(index, reader.manifest.fingerprint, equal)
             embedder = resources.enter_context(self._embedders.taken(index.model))
             reader.search(embedder.embed_queries(["warm up"]), 1)
             return OpenIndex(index, reader, embedder, resources.pop_all())
 
     def _reader(self, index: IndexRecord) -> IndexReader:
         try:
-            return self._store.reader(index.name)
+            return self._store.reader(index.container)
         except IndexGone as error:
             if index.state is not IndexState.LIVE:
                 raise

@@ -16,14 +16,15 @@ from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
+from embedmigrate.engine.rebind import Rebinding
 from embedmigrate.engine.verify import Finding
 from embedmigrate.engine.verify import verify as verify_index
 from embedmigrate.errors import EmbedMigrateError, IndexGone, UsageError
 from embedmigrate.migration.environment import Environment
-from embedmigrate.migration.plan import plan_upgrade, spec_of
+from embedmigrate.migration.plan import Upgrade, plan_upgrade, spec_after
 from embedmigrate.migration.recorder import (
     RecordedStep,
-    all_reembeddings,
+    all_moves,
     pending_upgrades,
     refuse_forks,
 )
@@ -45,24 +46,32 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
     if project is not None:
         with project:
             heads = project.applied_heads()
-    entries = []
-    for upgrade in plan_upgrade(settings, pending_upgrades(scripts, heads, targets)):
+    upgrades = plan_upgrade(settings, pending_upgrades(scripts, heads, targets))
+    return {"schema": 1, "collections": [_planned(settings, upgrade) for upgrade in upgrades]}
+
+
+def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
+    entry = {
+        "collection": upgrade.collection,
+        "revision": upgrade.transition.revision,
+        "superseded": list(upgrade.superseded),
+        "source": upgrade.source_reference,
+        "target": upgrade.transition.model.reference,
+        "rebind": isinstance(upgrade.transition, Rebinding),
+        "factory": None,
+        "documents": 0,
+        "vector_bytes": 0,
+    }
+    if not isinstance(upgrade.transition, Rebinding):
         spec = upgrade.transition.spec
         with closing(settings.open_source(upgrade.collection, spec.recipe)) as source:
             documents = source.prepare()
-        entries.append(
-            {
-                "collection": upgrade.collection,
-                "revision": upgrade.transition.revision,
-                "superseded": list(upgrade.superseded),
-                "source": upgrade.source_reference,
-                "target": spec.model.reference,
-                "factory": spec.factory,
-                "documents": documents,
-                "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
-            }
-        )
-    return {"schema": 1, "collections": entries}
+        entry |= {
+            "factory": spec.factory,
+            "documents": documents,
+            "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
+        }
+    return entry
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def status(settings: Settings) -> dict[str, Any]:
             entries = [_status_of(connection, name) for name in sorted(settings.collections)]
         for entry in entries:  # behind the transaction: an index may take seconds to open
             if live := entry["live"]:
-                live["documents"] = _documents(project, entry["collection"], live["index"])
+                live["documents"] = _documents(project, entry["collection"], live["container"])
     return {"schema": 1, "collections": entries}
 
 
@@ -101,6 +110,7 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
             "index": live.name,
+            "container": live.container,
             "fingerprint": live.fingerprint,
             "model": live.model.name,
             "generation": route.generation,
@@ -111,6 +121,7 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             continue
         described = {
             "index": index.name,
+            "container": index.container,
             "fingerprint": index.fingerprint,
             "model": index.model.name,
         }
@@ -142,10 +153,10 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     return entry
 
 
-def _documents(project: Project, collection: str, index: str) -> int | None:
+def _documents(project: Project, collection: str, container: str) -> int | None:
     """How many documents the store holds; None when it cannot be opened."""
     try:
-        with closing(project.job(collection).store.reader(index)) as reader:
+        with closing(project.job(collection).store.reader(container)) as reader:
             return reader.statistics().documents
     except EmbedMigrateError:
         return None
@@ -207,7 +218,7 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
     job = project.job(collection)
     with (
         closing(job.open_source(index.spec.recipe)) as source,
-        closing(job.store.reader(index.name)) as reader,
+        closing(job.reader(index)) as reader,
     ):
         job.reporter.phase(collection, "verifying")
         source.prepare()
@@ -220,6 +231,7 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
             source,
             job.embedder(index.model),
             diff.comparison,
+            spaces=job.spaces(index),
             recall_target=project.settings.collection(collection).recall_target,
         )
 
@@ -238,19 +250,19 @@ def check(settings: Settings) -> dict[str, Any]:
                 for name in settings.collections:
                     live[name] = routes.live_fingerprint(connection, name)
     pending = pending_upgrades(scripts, heads, ["heads"])
-    reembeddings = all_reembeddings(scripts)
+    moves = all_moves(scripts)
     entries = []
     for name in sorted(settings.collections):
-        steps = reembeddings.get(name, [])
+        steps = moves.get(name, [])
         open_steps = [step for step in pending if step.operation and _of(step) == name]
         differences = _configured_otherwise(settings, name, steps)
         differences += [f"revision {step.revision} is pending" for step in open_steps]
         if not open_steps and steps:
-            target = steps[-1].reembed
-            assert target is not None
-            if live.get(name) != target.target.fingerprint:
+            last = steps[-1].move
+            assert last is not None
+            if live.get(name) != last.target.fingerprint:
                 differences.append(
-                    f"the scripts end at {target.target.reference}, but {live.get(name)} is live"
+                    f"the scripts end at {last.target.reference}, but {live.get(name)} is live"
                 )
         entries.append({"collection": name, "differences": differences})
     return {
@@ -269,10 +281,8 @@ def _configured_otherwise(
 ) -> list[str]:
     if not steps:
         return ["no revision makes its first index"]
-    operation = steps[-1].reembed
-    assert operation is not None
     configured = settings.collection(collection)
-    spec = spec_of(settings, operation)
+    spec = spec_after(settings, [step.move for step in steps if step.move is not None])
     wanted = resolve.pinned(settings, configured.model)
     differences = []
     if wanted.fingerprint != spec.model.fingerprint:

@@ -37,6 +37,14 @@ class Guard:
     note: Callable[[str], None]
     _record: WitnessRecord | None = field(default=None, init=False)
 
+    @property
+    def record(self) -> WitnessRecord:
+        """How the model behaves on this platform, from its witness."""
+        if self._record is None:
+            self.open()
+        assert self._record is not None
+        return self._record
+
     def open(self) -> None:
         """Compare every canary of both sides with the record; ``Drifted`` when one has moved.
 
