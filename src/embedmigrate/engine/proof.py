@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from embedmigrate.catalog.records import IndexRecord
-from embedmigrate.embedders.measuring import behaviour
 from embedmigrate.engine.embedding import embed_documents
 from embedmigrate.engine.guard import Guard
 from embedmigrate.engine.job import StopSignal
@@ -83,7 +82,7 @@ class SampleProof:
 
 
 def prove_on_canaries(source: EmbeddingModel, witness: Witness, guard: Guard) -> CanaryProof:
-    """Compare what the guarded model answers now with what was recorded of ``source``.
+    """Compare what the guarded model answered with what was recorded of ``source``.
 
     The record that is nearest counts: models that agree on one platform are one. ``NotProven`` when
     there is none, when a side differs, or when noise would hide a difference. Where both have one
@@ -103,7 +102,9 @@ def prove_on_canaries(source: EmbeddingModel, witness: Witness, guard: Guard) ->
             expected="a record of a platform, in its pin file or in the catalog",
             next_step=f"embedmigrate drift {source.name}, where that model can be loaded",
         )
-    seen = behaviour(guard.embedder, queries=source.query_prompt == target.query_prompt)
+    seen = guard.seen
+    if source.query_prompt != target.query_prompt:  # that side is what changes
+        seen = replace(seen, queries=seen.queries[:0])
     compared = [_compare(record, seen, _bound(record, guard, same=same)) for record in records]
     nearest = min(compared, key=lambda it: (it.bound > HIDING_DISTANCE, it.largest / it.bound))
     if not same and nearest.bound > HIDING_DISTANCE:
