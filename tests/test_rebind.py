@@ -83,12 +83,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     save_file({"table": as_bfloat16(table)}, folder / "rounded.safetensors")
     models = MODELS.replace("EQUAL", str(folder / "equal.safetensors"))
     models = models.replace("ROUNDED", str(folder / "rounded.safetensors"))
-    project = Faulty.make(
+    made = Workspace.make(
         folder / "template",
         corpus=documents(DOCUMENTS),
         general=GENERAL + f"proof_sample = {SAMPLE}\n" + models,
         pin=("wordllama", "equal", "rounded"),
     )
+    project = Faulty(made.root)
     project.revision("wordllama", "first index")
     project.upgrade()
     return project
@@ -174,7 +175,7 @@ def change_one_document(project: Workspace) -> str:
 
 @pytest.mark.parametrize("model", ["wordllama", "minilm"])
 def test_another_query_prompt_moves_no_vector(model: str, tmp_path: Path) -> None:
-    project = Faulty.make(tmp_path / "project", corpus=documents(8), pin=(model,))
+    project = Faulty(Workspace.make(tmp_path / "p", corpus=documents(8), pin=(model,)).root)
     project.edit_config('model = "wordllama"', f'model = "{model}"')
     project.revision(model, "first index")
     project.upgrade()
@@ -317,6 +318,8 @@ def test_what_changes_after_it_is_stamped_by_the_new_model_in_the_old_container(
     assert found["holds"] and found["index"] == "articles-0002"
     (kept,) = command.verify(moving.settings, "articles", index="articles-0001")["collections"]
     assert kept["holds"], "the index that was left accepts both stamps, too"
+    positions = {row["position"] for row in catalog_rows(moving, "index")}
+    assert positions == {1}, "what is in the container is in both"
 
 
 def test_without_the_proof_the_same_stamps_are_two_spaces(moving: Faulty) -> None:
@@ -330,9 +333,12 @@ def test_without_the_proof_the_same_stamps_are_two_spaces(moving: Faulty) -> Non
         Collection.open("articles", moving.settings)
     (found,) = command.verify(moving.settings)["collections"]
     assert [it["invariant"] for it in found["invariants"] if not it["holds"]] == [4]
-    with Project(moving.settings) as opened, opened.locked(["articles"]) as leases:
-        with pytest.raises(ModelMismatch):
-            settle.catch_up(opened.job("articles"), leases["articles"], "articles-0002")
+    with (
+        Project(moving.settings) as opened,
+        opened.locked(["articles"]) as leases,
+        pytest.raises(ModelMismatch),
+    ):
+        settle.catch_up(opened.job("articles"), leases["articles"], "articles-0002")
 
 
 def test_a_vector_of_either_model_may_be_searched_with(moving: Faulty) -> None:
@@ -704,6 +710,28 @@ def test_a_container_in_use_survives_a_drop_that_was_cut_short(moving: Faulty) -
 
     with Collection.open("articles", moving.settings) as articles:
         assert articles.search(QUERY, k=1).hits[0].metadata == {"topic": "astronomy"}
+
+
+def test_a_container_that_somebody_else_made_is_neither_written_nor_dropped(
+    moving: Faulty,
+) -> None:
+    with closing(sqlite3.connect(moving.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("""UPDATE embedmigrate_index SET adopted = '{"vectors": 24}'""")
+    change_one_document(moving)
+    folder = moving.root / "indexes" / "articles-0001"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    moving.upgrade()
+
+    assert moving.live() == "equal"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    command.pin(moving.settings, "wordllama-64")
+    moving.revision("wordllama-64")
+    moving.upgrade()
+    moving.let_grace_pass()
+    command.contract(moving.settings)
+    assert [row["state"] for row in catalog_rows(moving, "index")] == ["dropped", "dropped", "live"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_an_index_that_was_rebound_is_used_again_by_a_later_re_embedding(moving: Faulty) -> None:

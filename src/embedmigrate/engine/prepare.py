@@ -161,7 +161,8 @@ def _open_run(
 ) -> tuple[RunRecord, IndexRecord]:
     with job.catalog.read() as connection:
         candidates = indexes.reusable(connection, job.collection, transition.spec)
-    usable = {index.name: index for index in candidates if _is_sound(job, index)}
+    ours = (index for index in candidates if index.adopted is None)
+    usable = {index.name: index for index in ours if _is_sound(job, index)}
     with job.catalog.write() as connection:
         last = runs.latest(connection, job.collection, revision=transition.revision)
         if last is not None and last.state not in STICKY and last.index_name in usable:

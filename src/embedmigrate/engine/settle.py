@@ -16,10 +16,14 @@ from embedmigrate.errors import Refused
 def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None = None) -> Followed:
     """Bring an index up to what the source is now. Loads the model only if a text changed.
 
-    ``generation`` is recorded in the index when it is live.
+    ``generation`` is recorded in the index when it is live. A container that somebody else made
+    stays as it is.
     """
     with job.catalog.read() as connection:
         index = indexes.get(connection, index_name)
+    if index.adopted is not None:
+        job.reporter.note(f"{index.name} is not ours to write, and is served as it is")
+        return Followed()
     with (
         closing(job.open_source(index.spec.recipe)) as source,
         closing(job.writer(index, lease, run="follow")) as writer,
