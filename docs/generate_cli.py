@@ -63,7 +63,12 @@ printed all the same.
 They stand before the command: `embedmigrate -q upgrade`.
 """
 
-_INDEX = {"index": "articles-0002", "fingerprint": "98efcc79…", "model": "minilm"}
+_INDEX = {
+    "index": "articles-0002",
+    "container": "articles-0002",
+    "fingerprint": "98efcc79…",
+    "model": "minilm",
+}
 _WENT_BACK: dict[str, Any] = {
     "schema": 1,
     "collections": [
@@ -86,6 +91,7 @@ _MOVED: dict[str, Any] = {
             "superseded": [],
             "model": "minilm@98efcc79…",
             "index": "articles-0002",
+            "container": "articles-0002",
             "state": "ready",
             "error": None,
             "live": True,
@@ -144,6 +150,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "superseded": [],
                 "source": "54d8b5fe…",
                 "target": "minilm@98efcc79…",
+                "rebind": False,
                 "factory": "Flat",
                 "documents": 600,
                 "vector_bytes": 921600,

@@ -272,6 +272,7 @@ def test_the_status_document_has_the_contracted_keys(project: Workspace) -> None
     assert {"state", "done", "total"} <= entry["shadow"].keys()
     assert entry["live"] | {"fingerprint": ""} == {
         "index": "articles-0001",
+        "container": "articles-0001",
         "fingerprint": "",
         "model": "fake-a",
         "generation": 1,

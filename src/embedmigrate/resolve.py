@@ -85,11 +85,17 @@ def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
 
 
 def pin_of_model(settings: Settings, model: EmbeddingModel) -> Pin:
-    """The pin file of ``model``, under whichever configured name; it tells where the model lies."""
-    for name in settings.models:
-        for pin in read_pins(settings.pins, name):
-            if pin.model.fingerprint == model.fingerprint:
-                return pin
+    """The pin file of ``model``, under whichever configured name; it tells where the model lies.
+
+    Of the same query side, if there is one.
+    """
+    pins = [pin for name in settings.models for pin in read_pins(settings.pins, name)]
+    of_space = [pin for pin in pins if pin.model.fingerprint == model.fingerprint]
+    for pin in of_space:
+        if pin.model.query_side == model.query_side:
+            return pin
+    if of_space:
+        return of_space[0]
     raise ConfigError(
         f"no configured model is pinned as {model.reference}",
         found=", ".join(sorted(settings.models)) or "no [models.x] table",
@@ -100,7 +106,9 @@ def pin_of_model(settings: Settings, model: EmbeddingModel) -> Pin:
 
 def witness_of(settings: Settings, model: EmbeddingModel) -> Witness:
     """How ``model`` behaved when it was pinned."""
-    return pin_of_model(settings, model).witness
+    pin = pin_of_model(settings, model)
+    same_side = pin.model.query_side == model.query_side
+    return pin.witness if same_side else pin.witness.of_documents()
 
 
 def load_embedder(settings: Settings, model: EmbeddingModel) -> Embedder:

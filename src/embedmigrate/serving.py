@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
-from embedmigrate.catalog import Catalog, indexes, routes
+from embedmigrate.catalog import Catalog, indexes, routes, spaces
 from embedmigrate.catalog.records import IndexRecord, IndexState, Route
 from embedmigrate.config import ROUTE_CACHE_SECONDS
 from embedmigrate.embedders.base import Embedder
@@ -301,11 +301,12 @@ class Server:
     def _validate(self, index: IndexRecord, reader: IndexReader) -> None:
         with self._catalog.read() as connection:
             known = indexes.known_fingerprints(connection)
-        validate_index(index, reader, {index.fingerprint}, known)
+            equal = spaces.equal_to(connection, index.fingerprint)
+        validate_index(index, reader, equal, known)
 
     def _reader(self, index: IndexRecord) -> IndexReader:
         try:
-            return self._store.reader(index.name)
+            return self._store.reader(index.container)
         except IndexGone as error:
             if index.state is not IndexState.LIVE:
                 raise

@@ -15,7 +15,7 @@ def moved(result: dict[str, Any]) -> str:
             continue
         lines.append(
             f"{entry['collection']}: {entry['model'].partition('@')[0]} "
-            f"{'is live' if entry['live'] else 'is ready'} in index {entry['index']}, "
+            f"{'is live' if entry['live'] else 'is ready'} in index {_in(entry)}, "
             f"generation {entry['generation']} "
             f"({entry['done']} documents, {entry['skipped']} skipped, "
             f"{entry['embedded']} embedded)"
@@ -182,8 +182,13 @@ def planned(result: dict[str, Any]) -> str:
     return (
         "\n".join(
             f"{entry['collection']}: {entry['source'] or 'nothing'} -> {entry['target']}, "
-            f"{entry['documents']} documents, {entry['vector_bytes'] / 1e6:.1f} MB of vectors, "
-            f"{entry['factory']}, revision {entry['revision']}"
+            + (
+                "rebind: the vectors stay, a sample of them is proven"
+                if entry["rebind"]
+                else f"{entry['documents']} documents, "
+                f"{entry['vector_bytes'] / 1e6:.1f} MB of vectors, {entry['factory']}"
+            )
+            + f", revision {entry['revision']}"
             + (f" (instead of {', '.join(entry['superseded'])})" if entry["superseded"] else "")
             for entry in result["collections"]
         )
@@ -200,7 +205,7 @@ def status(result: dict[str, Any]) -> str:
         lines.append(
             "  live:     nothing"
             if live is None
-            else f"  live:     {live['model']} in {live['index']}, generation "
+            else f"  live:     {live['model']} in {_in(live)}, generation "
             f"{live['generation']}, "
             + (
                 "cannot be opened"
@@ -210,12 +215,12 @@ def status(result: dict[str, Any]) -> str:
         )
         if shadow is not None:
             lines.append(
-                f"  shadow:   {shadow['model']} in {shadow['index']}, {shadow['state']}, "
+                f"  shadow:   {shadow['model']} in {_in(shadow)}, {shadow['state']}, "
                 f"{shadow['done']} of {shadow['total']}"
                 + (f" ({printable(shadow['reason'])})" if shadow["reason"] else "")
             )
         lines += [
-            f"  retained: {retained['model']} in {retained['index']}"
+            f"  retained: {retained['model']} in {_in(retained)}"
             + (
                 f", revision {retained['revision']} was {retained['state'].replace('_', ' ')} "
                 f"({printable(retained['reason'] or 'no reason given')})"
@@ -227,6 +232,12 @@ def status(result: dict[str, Any]) -> str:
         if entry["runner"]:
             lines.append(f"  runner:   {printable(entry['runner'])}")
     return "\n".join(lines)
+
+
+def _in(entry: dict[str, Any]) -> str:
+    """The index of an entry, and whose vectors it asks if they are not its own."""
+    index, container = entry["index"], entry["container"]
+    return str(index) if container == index else f"{index} (vectors of {container})"
 
 
 def hits(result: dict[str, Any]) -> str:

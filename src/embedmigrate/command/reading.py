@@ -15,11 +15,12 @@ from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
+from embedmigrate.engine.rebind import Rebinding
 from embedmigrate.engine.verify import Finding
 from embedmigrate.engine.verify import verify as verify_index
 from embedmigrate.errors import EmbedMigrateError, IndexGone, UsageError
 from embedmigrate.migration.environment import Environment
-from embedmigrate.migration.plan import plan_upgrade
+from embedmigrate.migration.plan import Upgrade, plan_upgrade
 from embedmigrate.migration.recorder import pending_upgrades, refuse_forks
 from embedmigrate.stores.base import Filter
 
@@ -39,24 +40,32 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
     if project is not None:
         with project:
             heads = project.applied_heads()
-    entries = []
-    for upgrade in plan_upgrade(settings, pending_upgrades(scripts, heads, targets)):
+    upgrades = plan_upgrade(settings, pending_upgrades(scripts, heads, targets))
+    return {"schema": 1, "collections": [_planned(settings, upgrade) for upgrade in upgrades]}
+
+
+def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
+    entry = {
+        "collection": upgrade.collection,
+        "revision": upgrade.transition.revision,
+        "superseded": list(upgrade.superseded),
+        "source": upgrade.source_reference,
+        "target": upgrade.transition.model.reference,
+        "rebind": isinstance(upgrade.transition, Rebinding),
+        "factory": None,
+        "documents": 0,
+        "vector_bytes": 0,
+    }
+    if not isinstance(upgrade.transition, Rebinding):
         spec = upgrade.transition.spec
         with closing(settings.open_source(upgrade.collection, spec.recipe)) as source:
             documents = source.prepare()
-        entries.append(
-            {
-                "collection": upgrade.collection,
-                "revision": upgrade.transition.revision,
-                "superseded": list(upgrade.superseded),
-                "source": upgrade.source_reference,
-                "target": spec.model.reference,
-                "factory": spec.factory,
-                "documents": documents,
-                "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
-            }
-        )
-    return {"schema": 1, "collections": entries}
+        entry |= {
+            "factory": spec.factory,
+            "documents": documents,
+            "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
+        }
+    return entry
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def status(settings: Settings) -> dict[str, Any]:
             entries = [_status_of(connection, name) for name in sorted(settings.collections)]
         for entry in entries:  # behind the transaction: an index may take seconds to open
             if live := entry["live"]:
-                live["documents"] = _documents(project, entry["collection"], live["index"])
+                live["documents"] = _documents(project, entry["collection"], live["container"])
     return {"schema": 1, "collections": entries}
 
 
@@ -95,6 +104,7 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
             "index": live.name,
+            "container": live.container,
             "fingerprint": live.fingerprint,
             "model": live.model.name,
             "generation": route.generation,
@@ -105,6 +115,7 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             continue
         described = {
             "index": index.name,
+            "container": index.container,
             "fingerprint": index.fingerprint,
             "model": index.model.name,
         }
@@ -136,10 +147,10 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     return entry
 
 
-def _documents(project: Project, collection: str, index: str) -> int | None:
+def _documents(project: Project, collection: str, container: str) -> int | None:
     """How many documents the store holds; None when it cannot be opened."""
     try:
-        with closing(project.job(collection).store.reader(index)) as reader:
+        with closing(project.job(collection).store.reader(container)) as reader:
             return reader.statistics().documents
     except EmbedMigrateError:
         return None
@@ -201,7 +212,7 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
     job = project.job(collection)
     with (
         closing(job.open_source(index.spec.recipe)) as source,
-        closing(job.store.reader(index.name)) as reader,
+        closing(job.reader(index)) as reader,
     ):
         job.reporter.phase(collection, "verifying")
         source.prepare()
@@ -214,6 +225,7 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
             source,
             job.embedder(index.model),
             diff.comparison,
+            spaces=job.spaces(index),
             recall_target=project.settings.collection(collection).recall_target,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embedmigrate.models import EmbeddingModel, IndexSpec
@@ -13,6 +14,7 @@ from embedmigrate.models import EmbeddingModel, IndexSpec
 class ScriptBody:
     """What the template puts into a script for a collection."""
 
+    imports: str
     constants: str
     upgrade: str
     downgrade: str
@@ -20,19 +22,35 @@ class ScriptBody:
 
 def render(collection: str, source: str | None, spec: IndexSpec) -> ScriptBody:
     """The body of a revision that moves ``collection`` from ``source`` to ``spec``."""
-    constant = _constant_name(spec.model.name)
-    arguments = [
-        f"{_quoted(collection)},",
-        f"source={_quoted(source)},",
-        f"target={constant},",
-        f"recipe={_recipe(spec)},",
-        f"factory={_quoted(spec.factory)},",
-        f"metric={_quoted(spec.metric)},",
+    index = [
+        f"recipe={_recipe(spec)}",
+        f"factory={_quoted(spec.factory)}",
+        f"metric={_quoted(spec.metric)}",
     ]
-    call = "\n".join(f"        {argument}" for argument in arguments)
+    imports = "EmbeddingModel, Recipe, op"
+    return _body("reembed", collection, source, spec.model, index, imports)
+
+
+def render_rebind(collection: str, source: str, target: EmbeddingModel) -> ScriptBody:
+    """The body of a revision that rebinds ``collection`` from ``source`` to ``target``."""
+    return _body("rebind", collection, source, target, [], "EmbeddingModel, op")
+
+
+def _body(
+    operation: str,
+    collection: str,
+    source: str | None,
+    target: EmbeddingModel,
+    index: Sequence[str],
+    imports: str,
+) -> ScriptBody:
+    constant = _constant_name(target.name)
+    arguments = [_quoted(collection), f"source={_quoted(source)}", f"target={constant}", *index]
+    call = "\n".join(f"        {argument}," for argument in arguments)
     return ScriptBody(
-        constants=f"{constant} = {_model(spec.model)}",
-        upgrade=f"    op.reembed(\n{call}\n    )",
+        imports=imports,
+        constants=f"{constant} = {_model(target)}",
+        upgrade=f"    op.{operation}(\n{call}\n    )",
         downgrade=f"    op.rollback({_quoted(collection)}, to={_quoted(source)})",
     )
 

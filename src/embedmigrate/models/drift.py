@@ -172,14 +172,14 @@ def compare(record: WitnessRecord, seen: Behaviour, *, least: float = 0.0) -> Dr
 def figures_of(then: Behaviour, seen: Behaviour, places: Sequence[int]) -> tuple[CanaryFigure, ...]:
     """The figures of the canaries at ``places``; ``seen`` holds these alone, in this order.
 
-    A side that was not asked has no rows and no figures.
+    A side that was not asked, then or now, has no rows and no figures.
     """
     figures: list[CanaryFigure] = []
     for side, recorded, present in (
         ("document", then.documents, seen.documents),
         ("query", then.queries, seen.queries),
     ):
-        if not len(present):
+        if not len(recorded) or not len(present):
             continue
         chosen = recorded[list(places)]
         figures += (
