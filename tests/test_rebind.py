@@ -222,10 +222,12 @@ def test_a_reader_asks_each_generation_with_its_own_query_side(prompted: Faulty)
                 if not np.array_equal(route.embed_query(QUERY), asked):
                     seen.add((route.generation, route.index, "another query vector"))
 
+    command.upgrade(prompted.settings, until_ready=True)
     with Collection.open("articles", prompted.settings) as articles:
         reader = threading.Thread(target=read, args=(articles,))
         reader.start()
-        command.upgrade(prompted.settings)
+        wait_for(lambda: len(seen), bool)
+        command.cutover(prompted.settings)
         wait_for(lambda: max(it[0] for it in set(seen)), lambda generation: generation == 2)
         command.rollback(prompted.settings, "articles")
         wait_for(lambda: max(it[0] for it in set(seen)), lambda generation: generation == 3)
