@@ -37,7 +37,7 @@ def pin_of(settings: Settings, name: str) -> Pin:
             next_step=f"embedmigrate pin {name}",
         )
     refusal: EmbedMigrateError | None = None
-    for pin in _in_order(pins):
+    for pin in reversed(pins):
         try:
             actual = found(settings, pin)
         except (ConfigError, DigestMismatch) as error:  # another pin may match all the same
@@ -51,12 +51,6 @@ def pin_of(settings: Settings, name: str) -> Pin:
         refusal = refusal or _other_than_pinned(name, actual, pins)
     assert refusal is not None
     raise refusal
-
-
-def _in_order(pins: Sequence[Pin]) -> list[Pin]:
-    """The last one pinned first; but what is vendored is loaded from there, so it comes first."""
-    latest = list(reversed(pins))
-    return [it for it in latest if it.vendored] + [it for it in latest if not it.vendored]
 
 
 def _other_than_pinned(name: str, actual: EmbeddingModel, pins: Sequence[Pin]) -> DigestMismatch:

@@ -235,6 +235,7 @@ def test_a_revision_that_the_cache_does_not_know_is_not_guessed(cache: Path, rev
 
 def test_a_branch_whose_reference_holds_no_commit_is_not_followed(cache: Path) -> None:
     (cache / "models--acme--tiny" / "refs" / "main").write_text("../../elsewhere")
+    (cache / "elsewhere").mkdir()
     with pytest.raises(ConfigError, match="is not in the local Hugging Face cache"):
         find_snapshot(REPO, "main")
 
