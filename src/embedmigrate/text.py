@@ -44,6 +44,7 @@ def pinned(result: dict[str, Any]) -> str:
     lines = [
         result["reference"] + (" (witnessed)" if result["assurance"] == "witnessed" else ""),
         f"{'wrote' if result['changed'] else 'kept'} {result['path']}",
+        *_of_package(result["package"]),
         f"witness: {witness['canaries']} canaries on {witness['runtime']}, noise "
         f"{witness['noise']:.2g}; the smallest change that it detects is a cosine distance of "
         f"{witness['detects']:.2g}",
@@ -55,7 +56,28 @@ def pinned(result: dict[str, Any]) -> str:
         )
     if result["same_space_as"]:
         lines.append(f"the same space as {', '.join(result['same_space_as'])}")
+    if result["configure"]:
+        lines.append(f"now put into [models.{result['name']}]: {result['configure']}")
     return "\n".join(lines)
+
+
+def _of_package(package: dict[str, Any] | None) -> list[str]:
+    if package is None:
+        return []
+    lines = [
+        f"{package['files']} files, {package['bytes'] / 1e6:.1f} MB, from "
+        f"{printable(package['source'])}"
+    ]
+    if package["vendored"]:
+        lines.append(f"loaded from {package['vendored']}, and from nowhere else")
+    return lines
+
+
+def restored(result: dict[str, Any]) -> str:
+    """Which files of a vendored copy were put back."""
+    folder = result["package"]["vendored"]
+    files = [f"put back {folder}/{name}" for name in result["restored"]]
+    return "\n".join([result["reference"], *(files or [f"{folder} is whole"])])
 
 
 def drifted(result: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from embedmigrate.command.scripts import (
     upgrade_sql,
 )
 from embedmigrate.command.setup import init, list_templates
+from embedmigrate.command.vendoring import restore
 
 __all__ = [
     "attribute",
@@ -54,6 +55,7 @@ __all__ = [
     "merge",
     "pin",
     "plan",
+    "restore",
     "revision",
     "rollback",
     "search",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedmigrate import resolve
+from embedmigrate.command.vendoring import line_to_configure, packaged, summary
 from embedmigrate.config import Settings
 from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder
 from embedmigrate.embedders.measuring import (
@@ -30,19 +32,24 @@ _LONG_TEXT = 50
 """Times that the longest canary is repeated to see where a model cuts."""
 
 
-def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str, Any]:
+def pin(
+    settings: Settings, name: str, *, new_witness: bool = False, vendor: Path | str | None = None
+) -> dict[str, Any]:
     """Resolve the model ``name`` to its exact identity, measure it, and write its pin file.
 
     A pin file that is there and whose witness still holds is kept; a platform that it does not
     know is added. ``Drifted`` when the model behaves otherwise than it did: ``new_witness`` then
-    makes it a new model, with a fingerprint of its own.
+    makes it a new model, with a fingerprint of its own. ``vendor`` copies its files into a folder
+    of their own below that one (relative to the project); from then on they alone are the model.
     """
-    declared = resolve.identify(settings, name)
-    known = _known_pin(settings, name, declared)
+    pins = read_pins(settings.pins, name)
+    place, package = packaged(settings, name, pins, vendor)
+    cls = settings.embedder_class(name)
+    declared = cls.identify(name, place, settings.root)
+    known = next((it for it in reversed(pins) if it.model.is_declared_like(declared)), None)
     # A witness is no part of what a declaration says, so an embedder is asked for one as declared.
     expected = declared if known is None else known.model
-    cls = settings.embedder_class(name)
-    with closing(cls.load(settings.model(name), expected, settings.root)) as embedder:
+    with closing(cls.load(place, expected, settings.root)) as embedder:
         seen = measured(embedder)
         record = record_of(embedder, seen)
         effective = _effective(embedder, seen)
@@ -50,7 +57,10 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
         new = _new_pin(name, declared, record)
     else:
         new = _renewed(known, record, name, new_witness=new_witness)
-    new = replace(new, effective=effective)
+        if vendor is not None and known is not pins[-1]:  # the last one pinned counts
+            new = replace(new, pinned_at=record.measured_at)
+    model = new.model.model_copy(update={"revision": declared.revision})
+    new = replace(new, model=model, effective=effective, package=package)
     try:
         path, changed = write_pin(settings.pins, new)
     except OSError as error:
@@ -67,6 +77,8 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
         "assurance": new.model.pinned_or_witnessed,
         "model": new.model.model_dump(mode="json"),
         "effective": dict(new.effective),
+        "package": package and summary(package),
+        "configure": line_to_configure(settings.model(name), new.model),
         "same_space_as": _same_space(settings, name, new.model),
         "witness": {
             "runtime": record.runtime,
@@ -78,11 +90,6 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
             "detects_in_batches": threshold_of(seen.batch_noise),
         },
     }
-
-
-def _known_pin(settings: Settings, name: str, declared: EmbeddingModel) -> Pin | None:
-    pins = read_pins(settings.pins, name)
-    return next((pin for pin in reversed(pins) if pin.model.is_declared_like(declared)), None)
 
 
 def _new_pin(name: str, declared: EmbeddingModel, record: WitnessRecord) -> Pin:

@@ -64,6 +64,11 @@ class Pin:
     package: Package | None = None
     witness: Witness = field(default_factory=Witness)
 
+    @property
+    def vendored(self) -> str:
+        """The folder of the vendored copy, relative to the project; empty where there is none."""
+        return self.package.vendored if self.package else ""
+
     def path(self, folder: Path) -> Path:
         return pin_path(folder, self.name, self.model)
 

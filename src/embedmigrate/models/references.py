@@ -52,6 +52,11 @@ def is_pinned(reference: str) -> bool:
     return any(form.fullmatch(reference) for form in forms)
 
 
+def is_commit(revision: str) -> bool:
+    """Whether ``revision`` is the whole hash of a commit."""
+    return bool(_COMMIT.fullmatch(revision))
+
+
 def is_dated(name: str) -> bool:
     """Whether a vendor's model name carries a date or number that fixes it."""
     return not moving_form(name) and bool(_DATED.fullmatch(name))
@@ -88,7 +93,7 @@ def why_unpinned(reference: str) -> str | None:
 
 def require_commit(revision: str | None, info: ValidationInfo) -> str | None:
     """A pydantic validator: ``revision`` is a whole commit hash, unless the context allows less."""
-    if revision is None or _COMMIT.fullmatch(revision) or _allowed(info):
+    if revision is None or is_commit(revision) or _allowed(info):
         return revision
     why = moving_form(revision) or "a branch or a tag, which can be moved"
     raise unpinned(f"{revision!r} is {why}; expected the 40 hexadecimal digits of a commit")

@@ -17,6 +17,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from embedmigrate.context import AdapterContext
+from embedmigrate.durable import sync_folder
 from embedmigrate.errors import ConfigError, IndexGone, MissingExtra, Refused, UsageError
 from embedmigrate.stores.base import IndexManifest, StoreConfig
 from embedmigrate.stores.faiss.ann import Effort, Factory
@@ -28,7 +29,6 @@ from embedmigrate.stores.faiss.database import (
     translated,
 )
 from embedmigrate.stores.faiss.reader import FaissReader
-from embedmigrate.stores.faiss.vectors import sync_folder
 from embedmigrate.stores.faiss.writer import FaissWriter
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}")
