@@ -275,6 +275,7 @@ def _describe(
         "revision": upgrade.transition.revision,
         "superseded": list(upgrade.superseded),
         "model": upgrade.transition.spec.model.reference,
+        "assurance": upgrade.transition.spec.model.pinned_or_witnessed,
         "index": None if latest is None else latest.index_name,
         "state": "failed" if latest is None else latest.state,
         "error": None if error is None else error.message,

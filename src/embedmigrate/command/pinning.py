@@ -18,12 +18,19 @@ from embedmigrate.embedders.measuring import (
     processor_of,
     record_of,
     runtime_of,
+    seen_to_cut_at,
 )
-from embedmigrate.errors import ConfigError, Drifted
+from embedmigrate.errors import ConfigError, Drifted, NotProven
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.canaries import CANARIES
-from embedmigrate.models.drift import DriftReport, judge, threshold_of
+from embedmigrate.models.drift import (
+    OTHER_MODEL_DISTANCE,
+    DriftReport,
+    judge,
+    threshold_of,
+)
 from embedmigrate.models.pin_file import Pin, read_pins, write_pin
+from embedmigrate.models.references import is_dated
 from embedmigrate.models.witness import Behaviour, Witness, WitnessRecord
 
 _LONG_TEXT = 50
@@ -45,6 +52,7 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
     with closing(cls.load(settings.model(name), expected, settings.root)) as embedder:
         seen = measured(embedder)
         record = record_of(embedder, seen)
+        _refuse_unmeasurable(embedder.model, seen)
         effective = _effective(embedder, seen)
     if known is None:
         new = _new_pin(name, declared, record)
@@ -67,6 +75,7 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
         "assurance": new.model.pinned_or_witnessed,
         "model": new.model.model_dump(mode="json"),
         "effective": dict(new.effective),
+        "dated_name": _dated_name(new),
         "same_space_as": _same_space(settings, name, new.model),
         "witness": {
             "runtime": record.runtime,
@@ -102,8 +111,9 @@ def _renewed(known: Pin, record: WitnessRecord, name: str, *, new_witness: bool)
             witness=known.witness.having(record),
         )
     if not new_witness:
+        was = known.model.pinned_or_witnessed
         raise Drifted(
-            f"model {name!r} does not behave as it did when it was pinned",
+            f"model {name!r} does not behave as it did when it was {was}",
             found=report.summary(),
             expected=f"at most {report.threshold:.2g} from the witness of {known.model.reference}",
             next_step=f"find out what changed; embedmigrate pin {name} --new-witness makes it a "
@@ -116,6 +126,25 @@ def _renewed(known: Pin, record: WitnessRecord, name: str, *, new_witness: bool)
 def _with_witness(model: EmbeddingModel, record: WitnessRecord) -> EmbeddingModel:
     stated = model.model_dump(exclude={"fingerprint"}) | {"witness": record.digest}
     return EmbeddingModel.model_validate(stated)
+
+
+def _refuse_unmeasurable(model: EmbeddingModel, seen: Behaviour) -> None:
+    """A model whose answers say nothing of it has no witness."""
+    if seen.refusal:
+        raise ConfigError(
+            f"{model.name} does not answer every canary",
+            found=seen.refusal,
+            expected="a vector for every text",
+            next_step="correct the model, or the server that answers for it",
+        )
+    if not model.artifacts and (least := threshold_of(seen.noise)) >= OTHER_MODEL_DISTANCE:
+        raise NotProven(
+            f"{model.name} answers too differently from one time to the next for a witness",
+            found=f"cosine distances up to {seen.noise:.2g} for one text: a change below "
+            f"{least:.2g} is hidden in it",
+            expected=f"less than {OTHER_MODEL_DISTANCE}, which another model may be away",
+            next_step="choose another model, or one whose files can be pinned",
+        )
 
 
 def _effective(embedder: Embedder, seen: Behaviour) -> dict[str, Any]:
@@ -131,11 +160,11 @@ def _effective(embedder: Embedder, seen: Behaviour) -> dict[str, Any]:
     expected: dict[str, Any] = {"dimensions": model.dimensions}
     if model.normalize:
         expected["unit_vectors"] = True
-    tokens_of = getattr(embedder, "tokens_of", None)
-    longest = max((canary.text for canary in CANARIES), key=len)
-    taken = tokens_of(" ".join([longest] * _LONG_TEXT)) if tokens_of else None
-    if taken is not None and model.max_tokens is not None:
-        effective["max_tokens"], expected["max_tokens"] = taken, model.max_tokens
+    if model.max_tokens is not None:
+        expected["max_tokens"] = model.max_tokens
+        effective["max_tokens"] = _tokens_taken(embedder, model.max_tokens, seen)
+    if answers_as := getattr(embedder, "answers_as", ""):
+        effective["answers_as"] = answers_as
     for key, value in expected.items():
         if effective[key] != value:
             raise ConfigError(
@@ -145,6 +174,22 @@ def _effective(embedder: Embedder, seen: Behaviour) -> dict[str, Any]:
                 next_step=f"correct {key} of the model",
             )
     return effective
+
+
+def _tokens_taken(embedder: Embedder, stated: int, seen: Behaviour) -> int | str:
+    tokens_of = getattr(embedder, "tokens_of", None)
+    longest = max((canary.text for canary in CANARIES), key=len)
+    taken: int | None = tokens_of(" ".join([longest] * _LONG_TEXT)) if tokens_of else None
+    if taken is not None:
+        return taken
+    cuts = seen_to_cut_at(embedder, stated, threshold_of(seen.noise))
+    return stated if cuts else f"other than {stated}"
+
+
+def _dated_name(pin: Pin) -> str | None:
+    """What a server calls a model that is only witnessed, if that name would pin it."""
+    answers_as = str(pin.effective.get("answers_as", ""))
+    return answers_as if pin.model.assurance == "witness" and is_dated(answers_as) else None
 
 
 def _same_space(settings: Settings, name: str, model: EmbeddingModel) -> list[str]:

@@ -57,6 +57,7 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
                 "superseded": list(upgrade.superseded),
                 "source": upgrade.source_reference,
                 "target": spec.model.reference,
+                "assurance": spec.model.pinned_or_witnessed,
                 "factory": spec.factory,
                 "documents": documents,
                 "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
@@ -100,20 +101,14 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     if route.live_index is not None:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
-            "index": live.name,
-            "fingerprint": live.fingerprint,
-            "model": live.model.name,
+            **_described(live),
             "generation": route.generation,
             "documents": None,
         }
     for index in indexes.of_collection(connection, collection):
         if index.name == route.live_index:
             continue
-        described = {
-            "index": index.name,
-            "fingerprint": index.fingerprint,
-            "model": index.model.name,
-        }
+        described = _described(index)
         run = runs.latest(connection, collection, index=index.name)
         rebuilt = run is not None and run.state in UNDER_WAY
         if index.state is IndexState.RETAINED and not rebuilt:
@@ -140,6 +135,15 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
                 "reason": run.reason,
             }
     return entry
+
+
+def _described(index: IndexRecord) -> dict[str, Any]:
+    return {
+        "index": index.name,
+        "fingerprint": index.fingerprint,
+        "model": index.model.name,
+        "assurance": index.model.pinned_or_witnessed,
+    }
 
 
 def _documents(project: Project, collection: str, index: str) -> int | None:
