@@ -210,7 +210,8 @@ def trembling(brain: Brain, relative: float) -> Callable[[Sequence[str]], Vector
     def answer(texts: Sequence[str]) -> Vectors:
         vectors = brain(texts)
         shaken = vectors + relative * noise.normal(size=vectors.shape) / vectors.shape[1] ** 0.5
-        return (shaken / np.linalg.norm(shaken, axis=1, keepdims=True)).astype(np.float32)
+        shaken /= np.linalg.norm(shaken, axis=1, keepdims=True)
+        return np.asarray(shaken, np.float32)
 
     return answer
 
@@ -278,7 +279,7 @@ def test_a_name_with_a_date_in_the_reply_is_told_as_the_better_one_to_pin(
     ],
 )
 def test_pinning_says_what_is_wrong_and_what_the_server_answered(
-    declared: Workspace, old: str, new: str, says: str
+    declared: Workspace, server: EmbeddingServer, old: str, new: str, says: str
 ) -> None:
     declared.edit_config(old, new)
 
@@ -286,6 +287,7 @@ def test_pinning_says_what_is_wrong_and_what_the_server_answered(
 
     assert answer.code == 78
     assert says in answer.err
+    assert len(server.requests) <= 2, "it does not take hundreds of calls to see"
     assert not list((declared.root / "migrations" / "models").glob("served*"))
 
 

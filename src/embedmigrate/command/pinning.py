@@ -22,7 +22,7 @@ from embedmigrate.embedders.measuring import (
 )
 from embedmigrate.errors import ConfigError, Drifted, NotProven
 from embedmigrate.models import EmbeddingModel
-from embedmigrate.models.canaries import CANARIES
+from embedmigrate.models.canaries import CANARIES, SENTINELS
 from embedmigrate.models.drift import (
     OTHER_MODEL_DISTANCE,
     DriftReport,
@@ -50,7 +50,8 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
     expected = declared if known is None else known.model
     cls = settings.embedder_class(name)
     with closing(cls.load(settings.model(name), expected, settings.root)) as embedder:
-        seen = measured(embedder)
+        _refuse_unmeasurable(embedder.model, behaviour(embedder, SENTINELS[:1]))
+        seen = measured(embedder)  # hundreds of calls, which one that is wrong at once is spared
         record = record_of(embedder, seen)
         _refuse_unmeasurable(embedder.model, seen)
         effective = _effective(embedder, seen)
@@ -132,10 +133,11 @@ def _refuse_unmeasurable(model: EmbeddingModel, seen: Behaviour) -> None:
     """A model whose answers say nothing of it has no witness."""
     if seen.refusal:
         raise ConfigError(
-            f"{model.name} does not answer every canary",
+            f"{model.name} does not answer every canary as it is declared",
             found=seen.refusal,
-            expected="a vector for every text",
-            next_step="correct the model, or the server that answers for it",
+            expected=f"{model.dimensions} numbers for every text"
+            + (", of length 1" if model.normalize else ""),
+            next_step="correct dimensions, normalize or parameters of the model",
         )
     if not model.artifacts and (least := threshold_of(seen.noise)) >= OTHER_MODEL_DISTANCE:
         raise NotProven(

@@ -140,7 +140,7 @@ class OpenAIEmbedder:
         vectors = reply.vectors()
         if len(vectors) == len(texts) and vectors.shape[1] != self.model.dimensions:
             raise BadAnswer(
-                f"the server of {self.model.reference} answered with another dimension",
+                f"the server answered for {self.model.name} with another dimension",
                 found=f"{vectors.shape[1]} dimensions",
                 expected=f"{self.model.dimensions}",
                 next_step="correct dimensions of the model; a server that can cut is asked by "
