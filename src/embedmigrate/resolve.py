@@ -104,7 +104,7 @@ def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
     here = actual.space() | {"query_prompt": actual.query_prompt, "revision": actual.revision}
     changed = [
         f"{field} {here.get(field)!r}, pinned {there.get(field)!r}"
-        for field in sorted({*there, *here} - {"artifacts"})
+        for field in sorted({*there, *here} - {"artifacts", "witness"})
         if there.get(field) != here.get(field)
     ]
     changed += [

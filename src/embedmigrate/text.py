@@ -14,7 +14,7 @@ def moved(result: dict[str, Any]) -> str:
             lines.append(f"{entry['collection']}: failed: {entry['error']}")
             continue
         lines.append(
-            f"{entry['collection']}: {entry['model'].partition('@')[0]} "
+            f"{entry['collection']}: {_model(entry, entry['model'].rpartition('@')[0])} "
             f"{'is live' if entry['live'] else 'is ready'} in index {_in(entry)}, "
             f"generation {entry['generation']} "
             f"({entry['done']} documents, {entry['skipped']} skipped, "
@@ -42,7 +42,7 @@ def pinned(result: dict[str, Any]) -> str:
     """What a model is, and what its witness can tell."""
     witness = result["witness"]
     lines = [
-        result["reference"] + (" (witnessed)" if result["assurance"] == "witnessed" else ""),
+        _model(result, result["reference"]),
         f"{'wrote' if result['changed'] else 'kept'} {result['path']}",
         *_of_package(result["package"]),
         f"witness: {witness['canaries']} canaries on {witness['runtime']}, noise "
@@ -54,6 +54,8 @@ def pinned(result: dict[str, Any]) -> str:
             f"  in batches its answers vary by {witness['batch_noise']:.2g}: a change below "
             f"{witness['detects_in_batches']:.2g} is hidden in stored vectors"
         )
+    if dated := result["dated_name"]:
+        lines.append(f'the server answers as {dated}: model = "{dated}" would pin that version')
     if result["same_space_as"]:
         lines.append(f"the same space as {', '.join(result['same_space_as'])}")
     if result["configure"]:
@@ -203,7 +205,8 @@ def planned(result: dict[str, Any]) -> str:
     """What an upgrade would do."""
     return (
         "\n".join(
-            f"{entry['collection']}: {entry['source'] or 'nothing'} -> {entry['target']}, "
+            f"{entry['collection']}: {entry['source'] or 'nothing'} -> "
+            f"{_model(entry, entry['target'])}, "
             + (
                 "rebind: the vectors stay, a sample of them is proven"
                 if entry["rebind"]
@@ -227,7 +230,7 @@ def status(result: dict[str, Any]) -> str:
         lines.append(
             "  live:     nothing"
             if live is None
-            else f"  live:     {live['model']} in {_in(live)}, generation "
+            else f"  live:     {_model(live)} in {_in(live)}, generation "
             f"{live['generation']}, "
             + (
                 "cannot be opened"
@@ -237,12 +240,12 @@ def status(result: dict[str, Any]) -> str:
         )
         if shadow is not None:
             lines.append(
-                f"  shadow:   {shadow['model']} in {_in(shadow)}, {shadow['state']}, "
+                f"  shadow:   {_model(shadow)} in {_in(shadow)}, {shadow['state']}, "
                 f"{shadow['done']} of {shadow['total']}"
                 + (f" ({printable(shadow['reason'])})" if shadow["reason"] else "")
             )
         lines += [
-            f"  retained: {retained['model']} in {_in(retained)}"
+            f"  retained: {_model(retained)} in {_in(retained)}"
             + (
                 f", revision {retained['revision']} was {retained['state'].replace('_', ' ')} "
                 f"({printable(retained['reason'] or 'no reason given')})"
@@ -308,6 +311,12 @@ def _finding(finding: dict[str, Any]) -> list[str]:
         f"  expected: {finding['expected']}",
         f"  next:     {finding['next_step']}",
     ]
+
+
+def _model(entry: dict[str, Any], name: str | None = None) -> str:
+    """A model's name; what only its witness tells is never passed off as pinned."""
+    said = entry["model"] if name is None else name
+    return f"{said} (witnessed)" if entry["assurance"] == "witnessed" else str(said)
 
 
 def _figures(measured: dict[str, Any]) -> str:

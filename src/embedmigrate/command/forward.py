@@ -313,6 +313,7 @@ def _describe(
         "revision": upgrade.transition.revision,
         "superseded": list(upgrade.superseded),
         "model": upgrade.transition.model.reference,
+        "assurance": upgrade.transition.model.pinned_or_witnessed,
         "index": None if index is None else index.name,
         "container": None if index is None else index.container,
         "state": "failed" if latest is None else latest.state,

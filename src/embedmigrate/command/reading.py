@@ -51,6 +51,7 @@ def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
         "superseded": list(upgrade.superseded),
         "source": upgrade.source_reference,
         "target": upgrade.transition.model.reference,
+        "assurance": upgrade.transition.model.pinned_or_witnessed,
         "rebind": isinstance(upgrade.transition, Rebinding),
         "factory": None,
         "documents": 0,
@@ -103,22 +104,14 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     if route.live_index is not None:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
-            "index": live.name,
-            "container": live.container,
-            "fingerprint": live.fingerprint,
-            "model": live.model.name,
+            **_described(live),
             "generation": route.generation,
             "documents": None,
         }
     for index in indexes.of_collection(connection, collection):
         if index.name == route.live_index:
             continue
-        described = {
-            "index": index.name,
-            "container": index.container,
-            "fingerprint": index.fingerprint,
-            "model": index.model.name,
-        }
+        described = _described(index)
         run = runs.latest(connection, collection, index=index.name)
         rebuilt = run is not None and run.state in UNDER_WAY
         if index.state is IndexState.RETAINED and not rebuilt:
@@ -145,6 +138,16 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
                 "reason": run.reason,
             }
     return entry
+
+
+def _described(index: IndexRecord) -> dict[str, Any]:
+    return {
+        "index": index.name,
+        "container": index.container,
+        "fingerprint": index.fingerprint,
+        "model": index.model.name,
+        "assurance": index.model.pinned_or_witnessed,
+    }
 
 
 def _documents(project: Project, collection: str, container: str) -> int | None:

@@ -89,9 +89,8 @@ class Guard:
     def _drifted(self, found: str, threshold: float) -> Drifted:
         model = self.embedder.model
         return Drifted(
-            f"{model.reference} does not behave as it did when it was pinned",
+            f"{model.reference} does not behave as it did when it was {model.pinned_or_witnessed}",
             found=found,
             expected=f"at most {threshold:.2g} from its witness",
-            next_step=f"embedmigrate drift {model.name}; nothing that it made since its last good "
-            "check is used",
+            next_step="embedmigrate drift; nothing that it made since its last good check is used",
         )

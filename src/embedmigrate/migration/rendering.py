@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embedmigrate.models import EmbeddingModel, IndexSpec
@@ -64,19 +64,23 @@ def _constant_name(name: str) -> str:
 
 def _model(model: EmbeddingModel) -> str:
     stated = model.model_dump()
-    lines = [f"    name={_quoted(model.name)},", "    artifacts={"]
-    lines += [
-        f"        {_quoted(role)}: {_quoted(value)}," for role, value in model.artifacts.items()
-    ]
-    lines.append("    },")
+    lines = [f"    name={_quoted(model.name)},"]
+    if model.artifacts:
+        lines += ["    artifacts={", *_items(model.artifacts), "    },"]
     for field, info in type(model).model_fields.items():
         if field in ("name", "artifacts", "fingerprint"):
             continue
         value = stated[field]
-        if field == "dimensions" or value != info.get_default(call_default_factory=True):
+        if field == "parameters" and value:
+            lines += ["    parameters={", *_items(value), "    },"]
+        elif field == "dimensions" or value != info.get_default(call_default_factory=True):
             lines.append(f"    {field}={_quoted(value)},")
     lines.append(f"    fingerprint={_quoted(model.fingerprint)},")
     return "EmbeddingModel(\n" + "\n".join(lines) + "\n)"
+
+
+def _items(mapping: Mapping[str, object]) -> list[str]:
+    return [f"        {_quoted(key)}: {_quoted(value)}," for key, value in mapping.items()]
 
 
 def _recipe(spec: IndexSpec) -> str:

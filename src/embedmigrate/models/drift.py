@@ -27,6 +27,7 @@ ALARMING_NORM = 1e-4
 PLATFORM_DISTANCE = 0.01
 """What the same digests may differ between two runtimes or processors: kernels that saturate
 int8 sums differ by some 1e-3, another model by 0.1 and more."""
+OTHER_MODEL_DISTANCE = 0.1
 NEIGHBOURS = 10
 _TIE = 1e-6
 

@@ -164,14 +164,10 @@ def _load(name: str, model: EmbeddingModel, content: Mapping[str, Any]) -> Pin:
         stored["layout"],
         stored["vendored"],
     )
-    return Pin(
-        name,
-        model,
-        content["pinned_at"],
-        content["effective"],
-        package,
-        Witness.load(content["witness"]),
-    )
+    witness = Witness.load(content["witness"])
+    if not model.artifacts and model.witness not in {it.digest for it in witness.records}:
+        raise ValueError("no record of the witness is the one that the identity names")
+    return Pin(name, model, content["pinned_at"], content["effective"], package, witness)
 
 
 def _unreadable(path: Path, found: str) -> ConfigError:
