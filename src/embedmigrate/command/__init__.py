@@ -5,6 +5,7 @@ data, prints nothing but progress through the reporter it is given, and raises t
 ``embedmigrate.errors``, whose ``exit_code`` the command line returns.
 """
 
+from embedmigrate.command.adopting import adopt
 from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
 from embedmigrate.command.checking import check
@@ -30,6 +31,7 @@ from embedmigrate.command.scripts import (
 from embedmigrate.command.setup import init, list_templates
 
 __all__ = [
+    "adopt",
     "audit",
     "branches",
     "check",

@@ -98,6 +98,7 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             "fingerprint": live.fingerprint,
             "model": live.model.name,
             "generation": route.generation,
+            "provenance": "adopted" if live.adopted else "built",
             "documents": None,
         }
     for index in indexes.of_collection(connection, collection):
@@ -107,10 +108,12 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             "index": index.name,
             "fingerprint": index.fingerprint,
             "model": index.model.name,
+            "provenance": "adopted" if index.adopted else "built",
         }
         run = runs.latest(connection, collection, index=index.name)
         rebuilt = run is not None and run.state in UNDER_WAY
-        if index.state is IndexState.RETAINED and not rebuilt:
+        kept = index.state in (IndexState.RETAINED, IndexState.ADOPTED)
+        if kept and not rebuilt:
             undone = run is not None and run.state in STICKY
             entry["retained"].append(
                 {

@@ -77,6 +77,8 @@ class AdoptingStore(Store, Protocol):
         """Write the side table of a foreign index; durable on return, complete or not there.
 
         ``rows`` holds each row of the foreign index once. From then on ``reader`` serves it,
-        ``writer`` refuses it, and ``drop`` removes the side table alone. A side table of that name
-        in the same catalog, which an adoption that was cut short left, is replaced.
+        ``writer`` refuses it, and ``drop`` removes the side table alone.
         """
+
+    def drop_adopted(self, index: str) -> None:
+        """As ``drop``, and ``Refused`` for an index that is not adopted."""

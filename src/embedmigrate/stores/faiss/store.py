@@ -133,8 +133,6 @@ class FaissStore:
         folder = self._folder(manifest.index)
         with translated(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
-        if is_adopted(folder) and _manifest(folder).catalog_id == manifest.catalog_id:
-            self.drop(manifest.index)
         if folder.exists():
             raise Refused(
                 f"{folder} is there already",
@@ -143,6 +141,12 @@ class FaissStore:
             )
         with translated(self._path), self._making(manifest.index) as making:
             write_side_table(making, manifest, index, ids, rows)
+
+    def drop_adopted(self, index: str) -> None:
+        folder = self._folder(index)
+        if folder.exists() and not is_adopted(folder):
+            raise Refused(f"{folder} is not adopted", next_step="embedmigrate status")
+        self.drop(index)
 
     def manifests(self) -> Iterator[IndexManifest]:
         """The indexes found, in order of name. ``DamagedIndex`` for one that cannot be read."""
