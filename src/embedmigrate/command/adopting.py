@@ -33,7 +33,6 @@ from embedmigrate.models import EmbeddingModel, IndexSpec
 from embedmigrate.models.pin_file import read_pins
 from embedmigrate.sources.base import Source
 from embedmigrate.stores.base import IndexManifest, Store
-from embedmigrate.stores.faiss.ann import Factory
 from embedmigrate.stores.foreign import AdoptingStore, ForeignIndex
 
 
@@ -56,21 +55,22 @@ def adopt(
     The vectors of a sample, as large as it takes to find a foreign part of ``share`` with
     ``confidence``, are compared with what the pinned ``model`` makes of their documents. Raises
     ``NotProven`` for a foreign one, or when more than ``max_stale`` of the sample is stale;
-    ``Refused`` when the collection has a history, or more than a tenth of vectors or documents lacks
-    the other (unless ``accept_gaps``); then nothing is kept. The files are never written to.
+    ``Refused`` when the collection has a history, or when more than a tenth of the vectors or of
+    the documents lacks the other (unless ``accept_gaps``). Then nothing is kept. The files are
+    never written to.
     """
     settings.collection(collection)
     target = resolve.pinned(settings, model)
     _refuse_revisions(Environment(settings).scripts(), collection)
     store = _adopting(settings.open_store(collection), collection)
     with closing(store.foreign(index, ids)) as foreign:
-        spec = _spec(settings, collection, target, foreign, sample_size(share, confidence))
+        spec = _spec(settings, collection, target, store, foreign, sample_size(share, confidence))
         with Project(settings, reporter=reporter, stop=stop, create_catalog=True) as project:
             with project.catalog.write() as connection:
                 indexes.ensure_collection(connection, collection)
             with project.locked([collection]) as leases:
                 adoption = _Adoption(project, leases[collection], spec, foreign, (index, ids))
-                proof = adoption.prove(model, share, confidence, max_stale, accept_gaps=accept_gaps)
+                proof = adoption.prove(share, confidence, max_stale, accept_gaps=accept_gaps)
                 entry = adoption.write(proof)
     return {"schema": 1, "collections": [entry]}
 
@@ -124,7 +124,7 @@ class _Adoption:
     # -- proving --------------------------------------------------------------------------
 
     def prove(
-        self, model: str, share: float, confidence: float, max_stale: float, *, accept_gaps: bool
+        self, share: float, confidence: float, max_stale: float, *, accept_gaps: bool
     ) -> Proof:
         self._job.guard(self._spec.model)  # what is wrong with the model is said first
         with closing(self._open_source()) as source:
@@ -137,7 +137,7 @@ class _Adoption:
                 source,
                 overlap.rows,
                 self._spec.model,
-                lambda: _others(self._project.settings, model, self._spec.model),
+                lambda: _others(self._project.settings, self._spec.model),
                 share=share,
                 confidence=confidence,
                 max_stale=max_stale,
@@ -273,6 +273,7 @@ def _spec(
     settings: Settings,
     collection: str,
     model: EmbeddingModel,
+    store: AdoptingStore,
     foreign: ForeignIndex,
     sample: int,
 ) -> IndexSpec:
@@ -298,20 +299,12 @@ def _spec(
         model=model,
         recipe=configured.recipe,
         store_kind=configured.store.kind,
-        factory=_factory(foreign),
+        factory=store.factory_like(foreign),
         metric=metric_of(foreign, vectors, configured.store.metric),
     )
 
 
-def _factory(foreign: ForeignIndex) -> str:
-    """What builds the index elsewhere: the same structure, or exact search if it is not ours."""
-    try:
-        return str(Factory.parse(foreign.factory))
-    except ValueError:
-        return "Flat"
-
-
-def _others(settings: Settings, name: str, model: EmbeddingModel) -> Iterator[EmbeddingModel]:
+def _others(settings: Settings, model: EmbeddingModel) -> Iterator[EmbeddingModel]:
     """The other pinned models that could have made vectors of this dimension."""
     seen = {model.fingerprint}
     for other in settings.models:

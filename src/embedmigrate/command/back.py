@@ -244,8 +244,8 @@ def _make_targets_ready(
                 index = indexes.get(connection, target)
             if index.state is IndexState.DROPPED:
                 target = _rebuilt(project, downgrade, leases[collection], rebuild=rebuild)
-            elif index.adopted and not now:  # nobody writes to it: it is up to date, or it is not
-                refuse_changed(project.job(collection), index)
+            elif index.adopted:  # nobody writes to it: it is up to date, or it is not
+                refuse_changed(project.job(collection), index, anyway=now)
             elif not now:
                 _catch_up(project, collection, leases[collection], target)
         plans.append(replace(downgrade, target_index=target))

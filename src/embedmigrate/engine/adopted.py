@@ -108,12 +108,16 @@ def compared(source: Source, reader: IndexReader, job: Job) -> tuple[Comparison,
     return diff.comparison, digest.hexdigest()
 
 
-def refuse_changed(job: Job, index: IndexRecord) -> None:
+def refuse_changed(job: Job, index: IndexRecord, *, anyway: bool) -> None:
     """``Irreversible`` when the source is not what it was when ``index`` was adopted.
 
-    An adopted index cannot be caught up: nobody writes to it.
+    An adopted index cannot be caught up: nobody writes to it. ``anyway`` goes back to it as it is,
+    if it is still what was proven (``DamagedIndex``).
     """
     assert index.adopted is not None
+    if anyway:
+        job.store.reader(index.container).close()
+        return
     with (
         closing(job.open_source(index.spec.recipe)) as source,
         closing(job.store.reader(index.container)) as reader,

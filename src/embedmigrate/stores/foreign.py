@@ -64,6 +64,9 @@ class AdoptingStore(Store, Protocol):
     def foreign(self, index: Path, ids: Path) -> ForeignIndex:
         """Open a foreign index with its id list."""
 
+    def factory_like(self, foreign: ForeignIndex) -> str:
+        """The index factory with which this store would build it, from the same vectors."""
+
     def describe(self, file: Path) -> ForeignFile:
         """What the file is now; reads all of it."""
 

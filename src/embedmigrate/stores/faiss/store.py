@@ -33,7 +33,7 @@ from embedmigrate.stores.faiss.reader import FaissReader
 from embedmigrate.stores.faiss.side_table import describe, is_adopted, write_side_table
 from embedmigrate.stores.faiss.vectors import sync_folder
 from embedmigrate.stores.faiss.writer import FaissWriter
-from embedmigrate.stores.foreign import ForeignFile, ForeignRow
+from embedmigrate.stores.foreign import ForeignFile, ForeignIndex, ForeignRow
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}")
 _MAKING, _DROPPED = ".making-", ".dropped-"
@@ -120,6 +120,12 @@ class FaissStore:
     def foreign(self, index: Path, ids: Path) -> ExternalFaiss:
         return ExternalFaiss.open(index, ids, self._effort)
 
+    def factory_like(self, foreign: ForeignIndex) -> str:
+        try:
+            return str(Factory.parse(foreign.factory))
+        except ValueError:
+            return "Flat"
+
     def describe(self, file: Path) -> ForeignFile:
         return describe(file, self._root)
 
@@ -145,7 +151,12 @@ class FaissStore:
     def drop_adopted(self, index: str) -> None:
         folder = self._folder(index)
         if folder.exists() and not is_adopted(folder):
-            raise Refused(f"{folder} is not adopted", next_step="embedmigrate status")
+            raise Refused(
+                f"{folder} is not the side table of an adopted index",
+                found="an index of our own, which this catalog does not know",
+                expected="no index of that name",
+                next_step="use the right catalog, or move the folder of the index away",
+            )
         self.drop(index)
 
     def manifests(self) -> Iterator[IndexManifest]:
