@@ -63,13 +63,15 @@ def adopt(
     target = resolve.pinned(settings, model)
     _refuse_revisions(Environment(settings).scripts(), collection)
     store = _adopting(settings.open_store(collection), collection)
+    # Described before it is opened: what is put in its place meanwhile is noticed at the end.
+    files = (store.describe(index), store.describe(ids))
     with closing(store.foreign(index, ids)) as foreign:
         spec = _spec(settings, collection, target, store, foreign, sample_size(share, confidence))
         with Project(settings, reporter=reporter, stop=stop, create_catalog=True) as project:
             with project.catalog.write() as connection:
                 indexes.ensure_collection(connection, collection)
             with project.locked([collection]) as leases:
-                adoption = _Adoption(project, leases[collection], spec, foreign, (index, ids))
+                adoption = _Adoption(project, leases[collection], spec, foreign, files)
                 proof = adoption.prove(share, confidence, max_stale, accept_gaps=accept_gaps)
                 entry = adoption.write(proof)
     return {"schema": 1, "collections": [entry]}
@@ -84,13 +86,13 @@ class _Adoption:
         lease: Lease,
         spec: IndexSpec,
         foreign: ForeignIndex,
-        files: tuple[Path, Path],
+        files: tuple[ForeignFile, ForeignFile],
     ) -> None:
         self._project, self._lease, self._spec, self._foreign = project, lease, spec, foreign
         self._collection = lease.collection
         self._job: Job = project.job(lease.collection)
         self._store = _adopting(self._job.store, lease.collection)
-        self._file, self._ids = (self._store.describe(file) for file in files)
+        self._file, self._ids = files
         self._name, self._generation, self._seq = self._refuse_history()
         self._remove_left_over()
         check_store(self._job, self._generation)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedmigrate.catalog import witnesses
-from embedmigrate.embedders.base import NORM_TOLERANCE, Vectors
+from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder, Vectors
 from embedmigrate.engine.attributed import Assignment
 from embedmigrate.engine.attribution import attribute
 from embedmigrate.engine.audit import IDS_NAMED, tolerance_of
@@ -29,7 +29,6 @@ from embedmigrate.engine.statistics import sample_rows, sample_size, upper_bound
 from embedmigrate.errors import (
     ConfigError,
     DigestMismatch,
-    Drifted,
     MetricMismatch,
     NotProven,
 )
@@ -125,7 +124,8 @@ def prove(
     ids = [foreign.ids[row] for row in chosen]
     vectors = foreign.vectors(chosen)
     job.reporter.phase(job.collection, "proving a sample", len(ids))
-    found = _attributed(job, vectors, documents, ids, model)
+    embedder = job.guard(model).embedder
+    found = _attributed(job, vectors, documents, ids, embedder)
     unproven = [number for number, it in enumerate(found) if it.kind != "proven"]
     if unproven:
         _name_makers(job, vectors, documents, ids, unproven, others, found)
@@ -152,11 +152,11 @@ def _attributed(
     vectors: Vectors,
     documents: Mapping[str, Document],
     ids: Sequence[str],
-    model: EmbeddingModel,
+    embedder: Embedder,
 ) -> list[Assignment]:
-    """What attribution says of vectors when ``model`` is the only candidate."""
-    tolerance = _tolerance(job, model)
-    candidate = Candidate(model.reference, job.guard(model).embedder, _TEXT)
+    """What attribution says of vectors when one model is the only candidate."""
+    tolerance = _tolerance(job, embedder.model)
+    candidate = Candidate(embedder.model.reference, embedder, _TEXT)
     attribution = attribute(
         vectors,
         [{"text": documents[id].text} for id in ids],
@@ -189,8 +189,9 @@ def _name_makers(
         if not left:
             return
         try:
-            again = _attributed(job, vectors[left], documents, [ids[it] for it in left], other)
-        except (ConfigError, DigestMismatch, Drifted) as error:
+            embedder = job.embedder(other)  # whatever it explains, the index is refused
+            again = _attributed(job, vectors[left], documents, [ids[it] for it in left], embedder)
+        except (ConfigError, DigestMismatch) as error:
             job.reporter.note(f"{other.reference} was not asked: {error.message}")
             continue
         for number, assignment in zip(left, again, strict=True):

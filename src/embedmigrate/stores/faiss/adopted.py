@@ -24,6 +24,7 @@ from embedmigrate.stores.faiss.connections import Connections
 from embedmigrate.stores.faiss.database import (
     FILE,
     BoolArray,
+    Positions,
     damaged,
     gone,
     identity,
@@ -105,26 +106,28 @@ class AdoptedReader:
         if wanted == 0 or len(queries) == 0:
             return Candidates.none(len(queries), wanted)
         if not through_theirs:
-            return exact.nearest(self, allowed, queries, wanted, self._similarity)
+            return self._exact(allowed, queries, wanted)
         candidates = self._external.search(queries, wanted)
         # An approximate search may come back with too little: few lists probed.
         short = (candidates.positions >= 0).sum(axis=1) < min(k, there)
         if short.any():
-            again = exact.nearest(self, allowed, queries[short], wanted, self._similarity)
+            again = self._exact(allowed, queries[short], wanted)
             candidates.similarities[short] = again.similarities
             candidates.positions[short] = again.positions
         return candidates
 
-    # -- the vectors as exact search wants them -------------------------------------------
-
-    @property
-    def dimensions(self) -> int:
-        return self._external.dimensions
-
-    def runs(self, first: int, until: int, size: int) -> Iterator[tuple[int, Vectors]]:
-        """Copies of at most ``size`` rows over ``first <= position < until``, with their first."""
-        for start in range(first, until, size):
-            yield start, self._external.vectors(np.arange(start, min(start + size, until)))
+    def _exact(self, allowed: BoolArray, queries: Vectors, k: int) -> Candidates:
+        """Copies no vector that is not allowed."""
+        chosen = np.flatnonzero(allowed)
+        found = exact.nearest(
+            _Chosen(self._external, chosen),
+            np.ones(len(chosen), dtype=np.bool_),
+            queries,
+            k,
+            self._similarity,
+        )
+        positions = np.where(found.positions < 0, -1, chosen[found.positions])
+        return Candidates(found.similarities, positions)
 
     # -- scans ----------------------------------------------------------------------------
 
@@ -192,3 +195,15 @@ class AdoptedReader:
                 self._foreign.check()
             connection.execute("BEGIN")
             yield connection
+
+
+class _Chosen:
+    """Some rows of a foreign index, counted from 0, as exact search wants them."""
+
+    def __init__(self, external: ExternalFaiss, rows: Positions) -> None:
+        self.dimensions = external.dimensions
+        self._external, self._rows = external, rows
+
+    def runs(self, first: int, until: int, size: int) -> Iterator[tuple[int, Vectors]]:
+        for start in range(first, until, size):
+            yield start, self._external.vectors(self._rows[start : min(start + size, until)])

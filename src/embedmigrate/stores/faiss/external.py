@@ -97,7 +97,8 @@ class ExternalFaiss:
             labels = np.arange(index.ntotal) if self._keys is None else self._keys
         elif self._keys is not None:
             raise _unsupported(path, f"two layers of FAISS ids, the lower {self.factory}")
-        _refuse_repeated(path, labels)
+        else:
+            _refuse_repeated(path, np.sort(labels))
         _try_hard(core, effort)
         self._opened: Any = core
         self._similarity = Similarity(self.metric, unit_rows=False)
@@ -223,12 +224,12 @@ def _list_ids(faiss: Any, lists: Any, number: int) -> Labels:
     return ids
 
 
-def _refuse_repeated(path: Path, labels: Labels) -> None:
-    values, times = np.unique(labels, return_counts=True)
-    if (times > 1).any():
+def _refuse_repeated(path: Path, ascending: Labels) -> None:
+    repeated = ascending[1:][ascending[1:] == ascending[:-1]]
+    if len(repeated):
         raise Refused(
             f"the index {path} has FAISS ids more than once",
-            found=shown(values[times > 1].tolist()),
+            found=shown(np.unique(repeated).tolist()),
             expected="every FAISS id once: adding an id again does not replace its vector",
             next_step="build the index again without the older vectors",
         )
