@@ -17,6 +17,7 @@ from embedmigrate import Collection, command
 from embedmigrate.catalog import routes
 from embedmigrate.command import adopting
 from embedmigrate.embedders.base import Vectors
+from embedmigrate.engine.adopt import prove
 from embedmigrate.errors import (
     ConfigError,
     DamagedIndex,
@@ -396,7 +397,6 @@ def test_a_file_that_is_replaced_while_it_is_proven_is_not_adopted(
     legacy: Legacy, made: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     legacy.write(made)
-    prove = adopting.prove
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         proof = prove(*args, **kwargs)

@@ -33,7 +33,7 @@ from embedmigrate.models import EmbeddingModel, IndexSpec
 from embedmigrate.models.pin_file import read_pins
 from embedmigrate.sources.base import Source
 from embedmigrate.stores.base import IndexManifest, Store
-from embedmigrate.stores.foreign import AdoptingStore, ForeignIndex
+from embedmigrate.stores.foreign import AdoptingStore, ForeignFile, ForeignIndex
 
 
 def adopt(
