@@ -308,7 +308,7 @@ class Server:
         try:
             return self._store.reader(index.container)
         except IndexGone as error:
-            if index.state is not IndexState.LIVE:
+            if index.state not in (IndexState.LIVE, IndexState.ADOPTED):
                 raise
             raise DamagedIndex(
                 f"the live index {index.name} is not in its store any more",

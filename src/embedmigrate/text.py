@@ -110,6 +110,26 @@ def drifted(result: dict[str, Any]) -> str:
     return "\n".join(lines) or "no model is pinned"
 
 
+def adopted(result: dict[str, Any]) -> str:
+    """What was adopted, and how it was proven."""
+    lines = []
+    for entry in result["collections"]:
+        lines += [
+            f"{entry['collection']}: adopted {printable(entry['file'])} as index {entry['index']}, "
+            f"generation {entry['generation']}, by revision {entry['revision']}",
+            f"  {entry['vectors']} vectors of {entry['model']} ({entry['assurance']}), "
+            f"{entry['factory']} with {entry['metric']}",
+            f"  proven by a sample: {entry['proven']} of {entry['sample']} vectors are what the "
+            f"model makes of their documents (within {entry['tolerance']:.2g}), {entry['stale']} "
+            f"stale; at most {entry['bound']:.2%} of all are not, with "
+            f"{entry['confidence']:.0%} confidence",
+            f"  {entry['missing']} documents without a vector, {entry['orphans']} vectors without "
+            "a document",
+        ]
+        lines += [f"  note: {note}" for note in entry["notes"]]
+    return "\n".join(lines)
+
+
 def audited(result: dict[str, Any]) -> str:
     """What is in a store: counts, the proof by sample, findings."""
     lines = []
@@ -232,6 +252,7 @@ def status(result: dict[str, Any]) -> str:
             if live is None
             else f"  live:     {_model(live)} in {_in(live)}, generation "
             f"{live['generation']}, "
+            + ("adopted, " if live["provenance"] == "adopted" else "")
             + (
                 "cannot be opened"
                 if live["documents"] is None
@@ -246,6 +267,7 @@ def status(result: dict[str, Any]) -> str:
             )
         lines += [
             f"  retained: {_model(retained)} in {_in(retained)}"
+            + (", adopted" if retained["provenance"] == "adopted" else "")
             + (
                 f", revision {retained['revision']} was {retained['state'].replace('_', ' ')} "
                 f"({printable(retained['reason'] or 'no reason given')})"

@@ -60,7 +60,7 @@ def create(
     row = connection.execute(
         sa.select(schema.collection).where(schema.collection.c.name == collection)
     ).one()
-    name = f"{collection}-{row.indexes_made:04d}"
+    name = _name(collection, row.indexes_made)
     _remember_model(connection, spec.model)
     connection.execute(
         schema.index.insert().values(
@@ -78,6 +78,19 @@ def create(
         )
     )
     return get(connection, name)
+
+
+def next_name(connection: Connection, collection: str) -> str:
+    """The name that ``create`` would give now; it stays so while the collection's lock is held."""
+    columns = schema.collection.c
+    made = connection.execute(
+        sa.select(columns.indexes_made).where(columns.name == collection)
+    ).scalar_one()
+    return _name(collection, made + 1)
+
+
+def _name(collection: str, number: int) -> str:
+    return f"{collection}-{number:04d}"
 
 
 def _remember_model(connection: Connection, model: EmbeddingModel) -> None:

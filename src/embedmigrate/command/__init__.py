@@ -5,6 +5,7 @@ data, prints nothing but progress through the reporter it is given, and raises t
 ``embedmigrate.errors``, whose ``exit_code`` the command line returns.
 """
 
+from embedmigrate.command.adopting import adopt
 from embedmigrate.command.attributing import attribute
 from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
@@ -33,6 +34,7 @@ from embedmigrate.command.setup import init, list_templates
 from embedmigrate.command.vendoring import restore
 
 __all__ = [
+    "adopt",
     "attribute",
     "audit",
     "branches",

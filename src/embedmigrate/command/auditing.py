@@ -60,15 +60,20 @@ def audit(
                 confidence=confidence,
                 share=share,
             )
+            # somebody else's file may have changed since it was proven
+            damage = tuple(reader.problems()) if record.adopted else ()
+    findings = (*found.findings, *damage)
     entry = {
         "collection": collection,
         "index": record.name,
         "model": record.model.reference,
         "assurance": record.model.pinned_or_witnessed,
         "provenance": "adopted" if record.adopted else "built",
+        "adopted": record.adopted,
         **found.dump(),
+        "findings": findings,
     }
-    return {"schema": 1, "clean": not found.findings, "collections": [entry]}
+    return {"schema": 1, "clean": not findings, "collections": [entry]}
 
 
 def audited_index(project: Project, collection: str, index: str | None) -> IndexRecord:

@@ -96,7 +96,7 @@ def upgrade(
             applied: list[str] = []
             if not until_ready:
                 applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
-                _note_applied(project, scripts, applied)
+                note_applied(project, scripts, applied)
                 for collection in prepared:
                     with _alone(collection, failed):
                         project.settle(collection, leases[collection])
@@ -271,7 +271,7 @@ def _walk(
     return applied
 
 
-def _note_applied(project: Project, scripts: ScriptDirectory, applied: Sequence[str]) -> None:
+def note_applied(project: Project, scripts: ScriptDirectory, applied: Sequence[str]) -> None:
     """Record how the applied scripts look, those of a walk that was cut short among them."""
     if not applied:
         return

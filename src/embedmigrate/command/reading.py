@@ -114,7 +114,8 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
         described = _described(index)
         run = runs.latest(connection, collection, index=index.name)
         rebuilt = run is not None and run.state in UNDER_WAY
-        if index.state is IndexState.RETAINED and not rebuilt:
+        kept = index.state in (IndexState.RETAINED, IndexState.ADOPTED)
+        if kept and not rebuilt:
             undone = run is not None and run.state in STICKY
             entry["retained"].append(
                 {
@@ -147,6 +148,7 @@ def _described(index: IndexRecord) -> dict[str, Any]:
         "fingerprint": index.fingerprint,
         "model": index.model.name,
         "assurance": index.model.pinned_or_witnessed,
+        "provenance": "adopted" if index.adopted else "built",
     }
 
 

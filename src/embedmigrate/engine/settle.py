@@ -40,17 +40,18 @@ def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None 
 
 
 def settle(job: Job, lease: Lease) -> Followed | None:
-    """After a switch: what changed around it flows into the live index.
+    """After a switch: what changed around it flows into the live index, if that is our own.
 
     Also finishes what a crash left: idempotent, and None when there is nothing to settle.
     """
     with job.catalog.read() as connection:
         route = routes.get(connection, job.collection)
+        live = None if route.live_index is None else indexes.get(connection, route.live_index)
     if route.settled_generation == route.generation:
         return None
     followed = None
-    if route.live_index is not None:
-        followed = catch_up(job, lease, route.live_index, generation=route.generation)
+    if live is not None and not live.adopted:
+        followed = catch_up(job, lease, live.name, generation=route.generation)
     with job.catalog.write() as connection:
         routes.note_settled(connection, lease, route.generation)
     return followed
