@@ -7,14 +7,12 @@ the pin files beside them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-
-import numpy as np
 
 from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, indexes, routes, spaces, witnesses
@@ -25,8 +23,9 @@ from embedmigrate.errors import EmbedMigrateError, IndexGone, ModelMismatch, Usa
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.drift import DriftReport
 from embedmigrate.models.witness import Witness
+from embedmigrate.queries import as_queries, as_text, require_filter
 from embedmigrate.serving import Pair, Server
-from embedmigrate.startup import Expectation, validate_route
+from embedmigrate.startup import Expectation, is_one_of, probe, validate_route
 from embedmigrate.stores.base import Filter, Hit, IndexReader
 from embedmigrate.watching import Hook, WitnessWatch
 
@@ -59,15 +58,15 @@ class RouteView:
 
     def embed_query(self, text: str) -> Vectors:
         """The query vector ``(dimensions,)`` of ``text``, with the model of this route."""
-        vector: Vectors = self._embedder.embed_queries([_as_text(text)])[0]
+        vector: Vectors = self._embedder.embed_queries([as_text(text)])[0]
         return vector
 
     def search_vector(
         self, vector: Vectors, k: int = 10, filter: Filter | None = None
     ) -> list[Hit]:
         """The ``k`` documents nearest to a query vector of this route's model."""
-        _require_filter(filter)
-        return self._reader.search(_as_queries(vector), k, filter)[0]
+        require_filter(filter)
+        return self._reader.search(as_queries(vector), k, filter)[0]
 
 
 class Collection:
@@ -98,7 +97,7 @@ class Collection:
                 self._catalog,
                 name,
                 settings.open_store(name),
-                lambda model: resolve.load_embedder(settings, model),
+                lambda model: resolve.embedder_to_serve(settings, name, model),
                 settings.general.switch_grace,
             )
             self._watch = WitnessWatch(
@@ -150,20 +149,23 @@ class Collection:
         return self._watch.check()
 
     def health(self) -> dict[str, Any]:
-        """Is the live pair sound? For a readiness probe; never raises.
+        """Is the live pair sound? For a readiness probe; never raises, and scans nothing.
 
-        ``ok``, ``problems`` (texts), what is served, ``in_transition`` (it is not the configured
-        model), and the state of the ``witness``. Pending revisions have no part in it.
+        ``ok`` and ``problems`` (texts); what is served, and ``in_transition`` when that is not the
+        configured model; the ``candidate`` that goes live next, and whether it is ``open`` here;
+        the state of the ``witness``. ``warnings`` tell what fails later unless something is done:
+        they make nothing unready, and pending revisions have no part in it at all.
         """
         answer: dict[str, Any] = {
             "collection": self.name,
             "ok": True,
             "problems": [],
+            "warnings": [],
             "in_transition": False,
+            "candidate": None,
             "witness": self._watch.describe(),
         }
         try:
-            notice = self._refuse_other_models()
             with self._server.serve() as pair:
                 index = pair.opened.index
                 answer |= {
@@ -172,15 +174,37 @@ class Collection:
                     "model": index.model.reference,
                     "assurance": index.model.pinned_or_witnessed,
                     "provenance": "adopted" if index.adopted else "built",
-                    "in_transition": notice is not None,
+                    "in_transition": not is_one_of(index.model, [self._expected.declared]),
                 }
                 self._server.validate(pair.opened)
-                pair.opened.reader.search(pair.opened.embedder.embed_queries(["health"]), 1)
+                probe(pair.opened.reader, pair.opened.embedder)
                 self._watch.refuse_drifted(index.model)
+            answer["candidate"], answer["warnings"] = self._outlook()
         except EmbedMigrateError as error:
-            answer["ok"] = False
-            answer["problems"].append(str(error))
+            answer |= {"ok": False, "problems": [str(error)]}
+        except Exception as error:  # what it says is not ours to show
+            answer |= {"ok": False, "problems": [type(error).__name__]}
         return answer
+
+    def _outlook(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """What goes live next, and why this application could not go on then, or start again."""
+        candidate, warnings = None, []
+        try:
+            self._refuse_other_models()
+        except ModelMismatch as error:
+            warnings.append(f"this application would not start again: {error}")
+        with self._catalog.read() as connection:
+            name = routes.get(connection, self.name).candidate_index
+            index = None if name is None else indexes.get(connection, name)
+        if index is not None:
+            is_open = self._server.is_open(index.name)
+            candidate = {"index": index.name, "model": index.model.reference, "open": is_open}
+            why = None if is_open else self._server.trouble(index.name)
+            if why is None and not resolve.knows(self._settings, index.model):
+                why = f"{index.model.reference} is none of this application's models"
+            if why is not None:
+                warnings.append(f"{index.name} goes live next and cannot be opened here: {why}")
+        return candidate, warnings
 
     def search(self, text: str, k: int = 10, filter: Filter | None = None) -> SearchResult:
         """The ``k`` documents nearest to a query, best first.
@@ -195,8 +219,8 @@ class Collection:
         """The same for several queries at once, all from one generation."""
         if isinstance(texts, str):
             raise UsageError("search_many takes a list of texts", next_step="use search")
-        queries = [_as_text(text) for text in texts]
-        _require_filter(filter)
+        queries = [as_text(text) for text in texts]
+        require_filter(filter)
 
         def ask(pair: Pair) -> list[SearchResult]:
             opened = pair.opened
@@ -213,7 +237,7 @@ class Collection:
         ``space`` is the fingerprint (or ``name@fingerprint``) of the model that made it;
         ``ModelMismatch`` unless that is the space that is served now, or proven equal to it.
         """
-        _require_filter(filter)
+        require_filter(filter)
 
         def ask(pair: Pair) -> SearchResult:
             served = pair.opened.index.model
@@ -224,7 +248,7 @@ class Collection:
                     expected=served.reference,
                     next_step="embed the query with the model that is served: Collection.route()",
                 )
-            return _result(pair, pair.opened.reader.search(_as_queries(vector), k, filter)[0])
+            return _result(pair, pair.opened.reader.search(as_queries(vector), k, filter)[0])
 
         return self._retrying(ask)
 
@@ -300,37 +324,6 @@ class Collection:
                 or index.state in (IndexState.RETAINED, IndexState.ADOPTED)
             ]
         return validate_route(self._expected, live, around)
-
-
-def _as_text(query: object) -> str:
-    if not isinstance(query, str):
-        raise UsageError(
-            "the query is not a text",
-            found=type(query).__name__,
-            expected="str",
-            next_step="pass the text to search for; search_vector takes vectors",
-        )
-    if not query.strip():
-        raise UsageError(
-            "the query is empty",
-            expected="a text with more than white space",
-            next_step="pass the text to search for",
-        )
-    return query
-
-
-def _require_filter(filter: object) -> None:
-    if filter is not None and not isinstance(filter, Mapping):
-        raise UsageError(
-            "the filter is not a mapping",
-            found=type(filter).__name__,
-            expected="field -> value or list of accepted values",
-            next_step='write it as {"field": "value"}',
-        )
-
-
-def _as_queries(vector: Vectors) -> Vectors:
-    return np.ascontiguousarray(vector, dtype=np.float32).reshape(1, -1)
 
 
 def _result(pair: Pair, hits: list[Hit]) -> SearchResult:

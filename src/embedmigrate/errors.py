@@ -239,6 +239,10 @@ class ConfigError(EmbedMigrateError):
     exit_code = 78
 
 
+class ModelUnavailable(ConfigError):
+    """An application lacks the model of an index that it has to answer from."""
+
+
 class UnpinnedReference(ConfigError):
     """A model is named in a way that can change its meaning."""
 

@@ -9,7 +9,14 @@ from embedmigrate.config import Settings
 from embedmigrate.embedders import vendoring
 from embedmigrate.embedders.base import Embedder, ModelConfig
 from embedmigrate.embedders.files import FilesConfig
-from embedmigrate.errors import ConfigError, DigestMismatch, EmbedMigrateError, UnpinnedReference
+from embedmigrate.errors import (
+    ConfigError,
+    DigestMismatch,
+    EmbedMigrateError,
+    MissingExtra,
+    ModelUnavailable,
+    UnpinnedReference,
+)
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.pin_file import Pin, read_pins
 from embedmigrate.models.references import is_commit
@@ -137,6 +144,15 @@ def pin_of_model(settings: Settings, model: EmbeddingModel) -> Pin:
     )
 
 
+def knows(settings: Settings, model: EmbeddingModel) -> bool:
+    """Whether one of the configured models is pinned as ``model``; looks at no file of its."""
+    try:
+        pin_of_model(settings, model)
+    except ConfigError:
+        return False
+    return True
+
+
 def witness_of(settings: Settings, model: EmbeddingModel) -> Witness:
     """How ``model`` behaved when it was pinned."""
     pin = pin_of_model(settings, model)
@@ -148,3 +164,19 @@ def load_embedder(settings: Settings, model: EmbeddingModel) -> Embedder:
     """Load ``model`` from where the configuration says it lies; digests are checked (I18)."""
     pin = pin_of_model(settings, model)
     return settings.embedder_class(pin.name).load(place_of(settings, pin), model, settings.root)
+
+
+def embedder_to_serve(settings: Settings, collection: str, model: EmbeddingModel) -> Embedder:
+    """``load_embedder`` for an application; ``ModelUnavailable`` when it was shipped without."""
+    try:
+        return load_embedder(settings, model)
+    except MissingExtra:
+        raise
+    except ConfigError as error:
+        raise ModelUnavailable(
+            f"this application does not have {model.reference}, which an index of {collection!r} "
+            "is searched with",
+            found=error.message if error.found is None else f"{error.message}: {error.found}",
+            expected="its [models.x] table, its pin file and its files",
+            next_step="deploy an image that has them; embedmigrate status shows what is live",
+        ) from error

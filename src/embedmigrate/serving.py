@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -16,18 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
-from embedmigrate.catalog import Catalog, indexes, routes, spaces
+from embedmigrate.catalog import Catalog, indexes, spaces
 from embedmigrate.catalog.records import IndexRecord, IndexState, Route
-from embedmigrate.config import ROUTE_CACHE_SECONDS
 from embedmigrate.embedders.base import Embedder
-from embedmigrate.errors import (
-    DamagedIndex,
-    IndexGone,
-    StorageUnavailable,
-    UsageError,
-)
+from embedmigrate.errors import DamagedIndex, IndexGone, UsageError
+from embedmigrate.following import RouteWatcher
 from embedmigrate.models import EmbeddingModel
-from embedmigrate.startup import validate_index
+from embedmigrate.startup import probe, validate_index
 from embedmigrate.stores.base import IndexReader, Store
 
 LOOK_EVERY_SECONDS = 1.0
@@ -113,50 +107,6 @@ class Embedders:
                 embedder.close()
 
 
-class RouteWatcher:
-    """Reads a collection's route, at the price of one PRAGMA while nothing changes."""
-
-    def __init__(self, catalog: Catalog, collection: str) -> None:
-        self._catalog, self._collection = catalog, collection
-        self._connection = catalog.watch()
-        self._version: int | None = None
-        self._read_at = 0.0
-        self._route: Route | None = None
-        self._lock = threading.Lock()
-
-    def route(self) -> Route:
-        """The route as it is now (SQLite), or as it was at most a second ago."""
-        with self._lock:
-            now, version = time.monotonic(), self._data_version()
-            if self._connection is None:
-                changed = now - self._read_at > ROUTE_CACHE_SECONDS
-            else:
-                changed = version != self._version
-            if self._route is None or changed:
-                with self._catalog.read() as connection:
-                    self._route = routes.get(connection, self._collection)
-                # not before: a change that could not be read is still to be read
-                self._read_at, self._version = now, version
-            return self._route
-
-    def _data_version(self) -> int | None:
-        if self._connection is None:
-            return None
-        try:
-            row = self._connection.execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error as error:
-            raise StorageUnavailable(
-                f"the catalog at {self._catalog.place} cannot be read now: {error}",
-                next_step="try again",
-            ) from error
-        return int(row[0])
-
-    def close(self) -> None:
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-
-
 class Server:
     """Serves the pair that the route names, and opens the candidate beside it."""
 
@@ -178,6 +128,7 @@ class Server:
         self._generation = 0  # of the newest route that was seen here
         self._settled: Route | None = None  # the route that needs no more work here
         self._behind_since = 0.0
+        self._troubles: dict[str, tuple[str, str]] = {}
         self._closed, self._process = False, os.getpid()
         self._wake = threading.Event()
         self._look_out = threading.Thread(
@@ -224,8 +175,7 @@ class Server:
                 self._pair = None
             elif live in self._open or self._pair is None or self._overdue():
                 self._pair = Pair(self._opened(live), route.generation)
-            if live is None or self._serves(live):
-                self._behind_since = 0.0
+            self._note_time(live)
             if all(name is None or name in self._open for name in wanted):
                 for name in self._open.keys() - set(wanted):
                     self._open.pop(name).retire()
@@ -249,10 +199,17 @@ class Server:
     def _serves(self, name: str) -> bool:
         return self._pair is not None and self._pair.opened is self._open.get(name)
 
+    def _note_time(self, live: str | None) -> None:
+        """The time in which an old pair may serve runs since it was first seen to be one."""
+        with self._lock:
+            if self._pair is None or live is None or self._serves(live):
+                self._behind_since = 0.0
+            elif not self._behind_since:
+                self._behind_since = time.monotonic()
+
     def _overdue(self) -> bool:
-        now = time.monotonic()
-        self._behind_since = self._behind_since or now
-        return now - self._behind_since > self._switch_grace
+        since = self._behind_since
+        return since > 0 and time.monotonic() - since > self._switch_grace
 
     def _keep_looking(self) -> None:
         """Open and warm what the route names, also when no request comes; a failure is retried."""
@@ -260,38 +217,72 @@ class Server:
             self._wake.wait(LOOK_EVERY_SECONDS)
             self._wake.clear()
             try:
-                route = self._watcher.route()
-                if route is self._settled:
-                    continue
-                for name in (route.live_index, route.candidate_index):
-                    if name is not None:
-                        self._opened(name)
-                self._move_to(route)
+                done = self._look()
             except Exception as error:  # of whatever kind: without this thread nothing is opened
+                done = False
                 if not self._closed:
-                    _log.warning("%s: the next index is not open yet: %s", self._collection, error)
-                    time.sleep(RETRY_SECONDS)
+                    _log.warning("%s: the route cannot be followed: %s", self._collection, error)
+            if not done and not self._closed:
+                time.sleep(RETRY_SECONDS)
 
-    def _opened(self, name: str) -> OpenIndex:
+    def _look(self) -> bool:
+        """Open what the route names; False when not all of it can be opened."""
+        route = self._watcher.route()
+        if route is self._settled:
+            return True
+        live, candidate = route.live_index, route.candidate_index
+        self._note_time(live)
+        live_is_open = live is None or self._open_ahead(live, live=True)
+        candidate_is_open = candidate is None or self._open_ahead(candidate, live=False)
+        if live_is_open:
+            self._move_to(route)
+        return live_is_open and candidate_is_open
+
+    def _open_ahead(self, name: str, *, live: bool) -> bool:
+        """Open an index off the request path; what is in the way is said once, not every second."""
+        try:
+            self._opened(name, warm=True)
+        except Exception as error:
+            role = "live" if live else "next"
+            trouble = role, str(error) or type(error).__name__
+            if not self._closed and self._troubles.get(name) != trouble:
+                _log.warning("%s: %s is %s and not open here: %s", self._collection, name, *trouble)
+            self._troubles[name] = trouble
+            return False
+        self._troubles.pop(name, None)
+        return True
+
+    def is_open(self, name: str) -> bool:
+        """Whether an index is open here, so that it can go live without a wait."""
+        return name in self._open
+
+    def trouble(self, name: str) -> str | None:
+        """Why an index could not be opened ahead, when that was tried last."""
+        return self._troubles[name][1] if name in self._troubles else None
+
+    def _opened(self, name: str, *, warm: bool = False) -> OpenIndex:
         """The open index of that name; opens it without taking the lock, as that may take long."""
         with self._lock:
             if name in self._open:
                 return self._open[name]
-        opened = self._open_index(name)
+        opened = self._open_index(name, warm=warm)
         with self._lock:
             if name in self._open or self._closed:
                 opened.retire()
             self._refuse_unusable()
             return self._open.setdefault(name, opened)
 
-    def _open_index(self, name: str) -> OpenIndex:
+    def _open_index(self, name: str, *, warm: bool) -> OpenIndex:
         with self._catalog.read() as connection:
             index = indexes.get(connection, name)
         with ExitStack() as resources:
             reader = resources.enter_context(closing(self._reader(index)))
             self._validate(index, reader)
             embedder = resources.enter_context(self._embedders.taken(index.model))
-            reader.search(embedder.embed_queries(["warm up"]), 1)
+            if warm:  # reads all of an index that is searched exactly: only where nobody waits
+                reader.search(embedder.embed_queries(["warm up"]), 1)
+            else:
+                probe(reader, embedder)
             return OpenIndex(index, reader, embedder, resources.pop_all())
 
     def validate(self, opened: OpenIndex) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from embedmigrate.catalog.records import IndexRecord
+from embedmigrate.embedders.base import Embedder
 from embedmigrate.errors import (
     DimensionMismatch,
     DocumentPromptMismatch,
@@ -73,7 +74,7 @@ def validate_route(
     there is to say when it is not the declared model that is live. Raises ``ModelMismatch``.
     """
     ends = [live, *around]
-    if not any(_is_one_of(index.model, expected.accepted) for index in ends):
+    if not any(is_one_of(index.model, expected.accepted) for index in ends):
         raise mismatch(expected.collection, expected.declared, live.model)
     if not any(index.spec.metric == expected.metric for index in ends):
         raise _refusal(
@@ -83,7 +84,7 @@ def validate_route(
             (expected.declared, expected.metric),
             (live.model, live.spec.metric),
         )
-    if _is_one_of(live.model, [expected.declared]):
+    if is_one_of(live.model, [expected.declared]):
         return None
     return (
         f"{expected.collection} serves {live.model.reference} in index {live.name}; "
@@ -91,7 +92,8 @@ def validate_route(
     )
 
 
-def _is_one_of(model: EmbeddingModel, accepted: Sequence[EmbeddingModel]) -> bool:
+def is_one_of(model: EmbeddingModel, accepted: Sequence[EmbeddingModel]) -> bool:
+    """Whether vectors and queries of ``model`` are those of one of these."""
     return any(
         (model.fingerprint, model.query_side) == (other.fingerprint, other.query_side)
         for other in accepted
@@ -184,6 +186,12 @@ def validate_index(
         expected=f"vectors of {index.model.reference} alone",
         next_step=f"embedmigrate audit {index.collection}; then a revision rebuilds the index",
     )
+
+
+def probe(reader: IndexReader, embedder: Embedder) -> None:
+    """Embed a query and read a stored vector: raises what a search would, and scans nothing."""
+    embedder.embed_queries(["is anybody there?"])
+    next(reader.blocks(1), None)
 
 
 def _validate_manifest(index: IndexRecord, manifest: IndexManifest) -> None:

@@ -218,6 +218,8 @@ def health(result: dict[str, Any]) -> str:
         else:
             lines.append(f"{entry['collection']}: NOT SOUND")
             lines += [f"  {line}" for it in entry["problems"] for line in it.splitlines()]
+        for it in entry.get("warnings", []):
+            lines += [f"  {line}" for line in f"warning: {it}".splitlines()]
     return "\n".join(lines)
 
 
