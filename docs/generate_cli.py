@@ -68,6 +68,8 @@ _INDEX = {
     "container": "articles-0002",
     "fingerprint": "98efcc79…",
     "model": "minilm",
+    "assurance": "pinned",
+    "provenance": "built",
 }
 _WENT_BACK: dict[str, Any] = {
     "schema": 1,
@@ -90,6 +92,7 @@ _MOVED: dict[str, Any] = {
             "revision": "3f9c2a1b77d0",
             "superseded": [],
             "model": "minilm@98efcc79…",
+            "assurance": "pinned",
             "index": "articles-0002",
             "container": "articles-0002",
             "state": "ready",
@@ -150,6 +153,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "superseded": [],
                 "source": "54d8b5fe…",
                 "target": "minilm@98efcc79…",
+                "assurance": "pinned",
                 "rebind": False,
                 "factory": "Flat",
                 "documents": 600,
