@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 
 from embedmigrate import Collection, command, errors
 from embedmigrate.embedders.files import package_folder
+from embedmigrate.embedders.static import StaticEmbedder
 from embedmigrate.errors import ModelMismatch
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.startup import mismatch
-from tests.workspace import ARTICLES, Workspace, documents
+from embedmigrate.stores.faiss.reader import FaissReader
+from tests.workspace import ARTICLES, Workspace, documents, wait_for
 
 STATIC = """
 [models.other]
@@ -270,3 +273,50 @@ def test_a_model_that_is_not_pinned_does_not_start(live: Workspace) -> None:
     with pytest.raises(errors.UnpinnedReference, match="not pinned") as refusal:
         Collection.open("articles", live.settings)
     assert refusal.value.exit_code == 78 and "embedmigrate pin wordllama" in str(refusal.value)
+
+
+# -- how much is read ----------------------------------------------------------------------------
+
+
+def test_opening_and_health_search_nothing_and_the_next_index_is_warmed(
+    live: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+    search = FaissReader.search
+
+    def noted(self: FaissReader, *args: Any, **options: Any) -> Any:
+        searched.append(self.manifest.index)
+        return search(self, *args, **options)
+
+    monkeypatch.setattr(FaissReader, "search", noted)
+    command.pin(live.settings, "wordllama-64")
+    live.revision("wordllama-64", "shorter")
+    with Collection.open("articles", live.settings) as articles:
+        assert articles.health()["ok"] and command.check_serving(live.settings)["sound"]
+        assert searched == [], "an index that is searched exactly would be read as a whole"
+        live.upgrade(until_ready=True)
+        searched.clear()
+        wait_for(lambda: articles.health()["candidate"]["open"], bool)
+        assert searched == ["articles-0002"], "so that the first request after it does not wait"
+
+
+def test_health_reads_the_index_and_asks_the_model(
+    live: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Collection.open("articles", live.settings) as articles:
+        assert articles.health()["ok"]
+        with monkeypatch.context() as broken:
+            broken.setattr(FaissReader, "blocks", fails(errors.DamagedIndex("a file is damaged")))
+            assert articles.health()["problems"] == ["a file is damaged"]
+        with monkeypatch.context() as broken:
+            broken.setattr(StaticEmbedder, "embed_queries", fails(RuntimeError("query: secret")))
+            health = articles.health()
+        assert not health["ok"] and health["problems"] == ["RuntimeError"]
+        assert articles.health()["ok"]
+
+
+def fails(error: Exception) -> Callable[..., Any]:
+    def failing(*_: object, **__: object) -> Any:
+        raise error
+
+    return failing

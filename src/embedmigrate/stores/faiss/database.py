@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -292,7 +293,7 @@ def read_deaths(connection: sqlite3.Connection) -> int:
 def read_dead(connection: sqlite3.Connection, after: int = 0) -> Positions:
     """The positions that died, in order, without the first ``after`` of them."""
     cursor = connection.execute("SELECT position FROM deaths WHERE n > ?", (after,))
-    return np.fromiter((position for (position,) in cursor), dtype=np.int64)
+    return np.fromiter(chain.from_iterable(cursor), dtype=np.int64)
 
 
 def read_ann(connection: sqlite3.Connection) -> AnnRecord | None:
