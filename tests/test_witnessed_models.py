@@ -346,6 +346,7 @@ def test_a_witness_in_a_pin_file_is_the_one_in_the_identity(
     with pytest.raises(ConfigError, match=path.name) as refused:
         resolve.pinned(witnessed.settings, "served")
     assert "no record of the witness" in str(refused.value.found)
+    path.unlink()
     write_pin(folder, replace(pin, witness=Witness()))
     with pytest.raises(ConfigError, match=path.name):
         resolve.pinned(witnessed.settings, "served")
@@ -366,6 +367,7 @@ def test_a_silent_swap_is_a_drift(
     (entry,) = json.loads(answer.out)["models"]
     assert (entry["verdict"], entry["assurance"]) == ("DRIFT", "witnessed")
     assert (entry["runtime"], entry["processor"]) == ("openai-compatible server", "")
+    assert entry["compared_with"] == "openai-compatible server"
     assert entry["moved"] == 2 * len(CANARIES) and entry["median"] > 0.5
     assert entry["neighbourhood"]["finds_itself"] < 0.2
 

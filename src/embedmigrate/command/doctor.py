@@ -77,7 +77,7 @@ def _model(settings: Settings, name: str) -> Callable[[], str]:
         if not read_pins(settings.pins, name) and not any(_users(settings, name)):
             return "not pinned, and not used by a collection"
         pin = resolve.pin_of(settings, name)
-        platforms = ", ".join(" on ".join(it.platform) for it in pin.witness.records)
+        platforms = ", ".join(it.place for it in pin.witness.records)
         if not platforms:
             raise UnpinnedReference(
                 f"{pin.model.reference} was pinned without a witness",

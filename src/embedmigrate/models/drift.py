@@ -131,7 +131,6 @@ def compare(record: WitnessRecord, seen: Behaviour, *, least: float = 0.0) -> Dr
     """
     then = record.behaviour
     threshold = max(least, threshold_of(then.noise))
-    where = f"{record.runtime} on {record.processor}"
     if then.dimensions != seen.dimensions:
         return DriftReport(
             "DRIFT",
@@ -145,7 +144,7 @@ def compare(record: WitnessRecord, seen: Behaviour, *, least: float = 0.0) -> Dr
             2 * len(CANARIES),
             (),
             None,
-            compared_with=where,
+            compared_with=record.place,
         )
     figures = figures_of(then, seen, range(len(CANARIES)))
     reasons = list(reasons_of(figures, threshold))
@@ -166,7 +165,7 @@ def compare(record: WitnessRecord, seen: Behaviour, *, least: float = 0.0) -> Dr
         sum(_moved(figure, threshold) for figure in figures),
         figures,
         _neighbourhood(then.documents, seen.documents),
-        compared_with=where,
+        compared_with=record.place,
     )
 
 

@@ -62,6 +62,11 @@ class WitnessRecord:
     def platform(self) -> tuple[str, str]:
         return self.runtime, self.processor
 
+    @property
+    def place(self) -> str:
+        """The platform in words; a server does not tell its processor."""
+        return " on ".join(filter(None, self.platform))
+
     @cached_property
     def digest(self) -> str:
         """``sha256:…`` of what was seen, as it is stored: it pins a model that has no files."""
