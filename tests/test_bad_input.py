@@ -575,7 +575,7 @@ CASES = [
         "rollback in upgrade()",
         script_matching(r"(?s)op\.reembed\(.*?\n    \)", 'op.rollback("articles", to=None)'),
         CONFIGURATION,
-        ("rolls back in upgrade()", "op.reembed in upgrade()"),
+        ("rolls back in upgrade()", "op.reembed or op.rebind in upgrade()"),
     ),
     Case(
         "unknown argument of an operation",

@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import BATCH, QUERY
 from tests.faults.project import EndState, Faulty
 
-SLOW = {"at": "embedmigrate.embedders.hashing:HashingEmbedder._embed", "do": "sleep"}
+SLOW = {"at": "embedmigrate.engine.embedding:_ask", "do": "sleep"}
 
 
 def a_call_takes(seconds: float, *, from_call: int = 0) -> dict[str, object]:

@@ -39,6 +39,26 @@ def latest(
     return None if row is None else RunRecord.of(row)
 
 
+def of_index(connection: Connection, index: str) -> list[RunRecord]:
+    """The runs that built one index, oldest first."""
+    query = sa.select(schema.run).where(_run.index_name == index).order_by(_run.id)
+    return [RunRecord.of(row) for row in connection.execute(query)]
+
+
+def holds_wrong_vectors(connection: Connection, index: str) -> bool:
+    """Whether an index was last found to hold vectors of another space or of other texts (I4, I6).
+
+    Catching up does not heal that: such an index is never built on again.
+    """
+    evidence = schema.evidence.c
+    last = connection.execute(
+        sa.select(evidence.invariant, evidence.holds)
+        .where(evidence.index_name == index, evidence.invariant.in_((4, 6)))
+        .order_by(evidence.id)
+    )
+    return not all({row.invariant: row.holds for row in last}.values())
+
+
 def create(
     connection: Connection, lease: Lease, revision: str, index_name: str, reason: str | None
 ) -> RunRecord:

@@ -21,10 +21,13 @@ from embedmigrate.engine.adopted import refuse_changed
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.errors import (
+    BadAnswer,
     ConfigError,
     DigestMismatch,
+    Drifted,
     Irreversible,
     LockHeld,
+    ModelMismatch,
     ScriptError,
     UnknownRevision,
     UsageError,
@@ -255,7 +258,7 @@ def _make_targets_ready(
 def _catch_up(project: Project, collection: str, lease: Lease, target: str) -> None:
     try:
         settle.catch_up(project.job(collection), lease, target)
-    except (ConfigError, DigestMismatch) as error:
+    except (ConfigError, DigestMismatch, Drifted, ModelMismatch, BadAnswer) as error:
         raise Irreversible(
             f"the documents of {collection!r} that changed since the cut-over cannot be embedded "
             f"with the old model: {error.message}",

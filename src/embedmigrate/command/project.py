@@ -16,7 +16,13 @@ from embedmigrate.config import Settings
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
 from embedmigrate.engine.settle import settle
-from embedmigrate.errors import ConfigError, DigestMismatch
+from embedmigrate.errors import (
+    BadAnswer,
+    ConfigError,
+    DigestMismatch,
+    Drifted,
+    ModelMismatch,
+)
 from embedmigrate.migration.environment import VERSION_TABLE
 
 
@@ -89,7 +95,7 @@ class Project:
         """
         try:
             settle(self.job(collection), lease)
-        except (ConfigError, DigestMismatch) as error:
+        except (ConfigError, DigestMismatch, Drifted, ModelMismatch, BadAnswer) as error:
             self.reporter.note(f"{collection}: served as it is: {error}")
 
     def applied_heads(self) -> tuple[str, ...]:

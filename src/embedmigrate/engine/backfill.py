@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -13,8 +14,15 @@ from embedmigrate.catalog.records import BatchRecord, RunRecord
 from embedmigrate.embedders.base import Embedder, Vectors
 from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
 from embedmigrate.engine.executor import Executor, LocalExecutor
+from embedmigrate.engine.guard import Guard
 from embedmigrate.engine.job import Job
-from embedmigrate.errors import Drifted
+from embedmigrate.errors import (
+    BadAnswer,
+    DigestMismatch,
+    Drifted,
+    EmbedMigrateError,
+    ModelMismatch,
+)
 from embedmigrate.sources.base import Document, Source
 from embedmigrate.stores.base import IndexWriter, Row
 
@@ -48,9 +56,8 @@ def backfill(
     Window by window: the check that closes one decides whether its batches count (I18). One that
     fails is discarded and done again once, in case the trouble passed; ``Drifted`` if it stays.
     """
-    # That the guard opened closes the last window of a runner that died, see ``discard_window``.
     guard, executor = job.guard(embedder.model), executor or LocalExecutor()
-    _confirm(job, lease, run)
+    _close_window_of_the_dead(job, lease, run, writer, embedder)
     failed = False
     while True:
         try:
@@ -63,6 +70,9 @@ def backfill(
                 raise
             failed = True
             job.reporter.note(f"a window of batches is discarded and done again: {error.found}")
+        except Exception as error:
+            _close_early(job, lease, run, writer, guard, error)
+            raise
         else:
             _confirm(job, lease, run)
             failed = False
@@ -85,6 +95,43 @@ def _work_off_window(
         writer.begin(runs.window(connection, run.id))
     executor.run(window, _BackfillWork(job, lease, source, writer, embedder))
     return True
+
+
+def _close_window_of_the_dead(
+    job: Job, lease: Lease, run: RunRecord, writer: IndexWriter, embedder: Embedder
+) -> None:
+    """Decide about the window of a runner that was killed, now that the guard has opened.
+
+    Files that are the pinned ones made it, so that this check closes it. What a server answered in
+    between nobody knows: its window is done again, at the price of what was embedded in it.
+    """
+    with job.catalog.read() as connection:
+        is_open = runs.has_open_window(connection, run.id)
+    if is_open and not embedder.model.artifacts:
+        discard_window(job, lease, run, writer, "a window of a server's model that was not closed")
+    else:
+        _confirm(job, lease, run)
+
+
+def _close_early(
+    job: Job, lease: Lease, run: RunRecord, writer: IndexWriter, guard: Guard, error: Exception
+) -> None:
+    """Check the witness of a window that something else ended, as long as its model is there.
+
+    A model that answered as another one fails the check by that. Where neither the model nor the
+    catalog can be asked, the window stays open, and the next runner decides.
+    """
+    with suppress(EmbedMigrateError):
+        try:
+            if isinstance(error, ModelMismatch | DigestMismatch):
+                raise Drifted(error.message, found=error.found)
+            if isinstance(error, BadAnswer) and not guard.embedder.model.artifacts:
+                raise Drifted(error.message, found=error.found)
+            guard.check()
+        except Drifted as drifted:
+            discard_window(job, lease, run, writer, str(drifted.found))
+        else:
+            _confirm(job, lease, run)
 
 
 def _confirm(job: Job, lease: Lease, run: RunRecord) -> None:

@@ -23,10 +23,13 @@ from embedmigrate.engine.follow import follow, note_differences
 from embedmigrate.engine.job import Job
 from embedmigrate.engine.verify import Finding, verification_failed, verify
 from embedmigrate.errors import (
+    BadAnswer,
     DamagedIndex,
+    DigestMismatch,
     Drifted,
     EmbedMigrateError,
     IndexGone,
+    ModelMismatch,
     SourceMismatch,
     StickyState,
     Stopped,
@@ -86,8 +89,8 @@ def prepare(
         # what is wrong with the model or the source is said before anything is made
         try:
             job.guard(transition.spec.model)
-        except Drifted as error:
-            _discard_open_window(job, lease, transition, str(error.found))
+        except (Drifted, ModelMismatch, DigestMismatch, BadAnswer) as error:
+            _discard_open_windows(job, lease, transition.spec, str(error.found))
             raise
         job.reporter.phase(job.collection, "reading the source")
         source.prepare()
@@ -161,7 +164,8 @@ def _open_run(
 ) -> tuple[RunRecord, IndexRecord]:
     with job.catalog.read() as connection:
         candidates = indexes.reusable(connection, job.collection, transition.spec)
-    ours = (index for index in candidates if index.adopted is None)
+        wrong = {it.name for it in candidates if runs.holds_wrong_vectors(connection, it.name)}
+    ours = (it for it in candidates if it.adopted is None and it.name not in wrong)
     usable = {index.name: index for index in ours if _is_sound(job, index)}
     with job.catalog.write() as connection:
         last = runs.latest(connection, job.collection, revision=transition.revision)
@@ -172,15 +176,23 @@ def _open_run(
         return runs.create(connection, lease, transition.revision, index.name, again), index
 
 
-def _discard_open_window(job: Job, lease: Lease, transition: Transition, reason: str) -> None:
-    """What a runner that died had embedded last has its closing check now, and fails it."""
+def _discard_open_windows(job: Job, lease: Lease, spec: IndexSpec, reason: str) -> None:
+    """What runners that died had embedded last has its closing check now, and fails it.
+
+    That holds for every run that built an index of this spec, whichever revision it was for, and
+    for rows that were stored and not yet counted: nobody may copy them by their content.
+    """
     with job.catalog.read() as connection:
-        run = runs.latest(connection, job.collection, revision=transition.revision)
-        if run is None or not runs.has_open_window(connection, run.id):
-            return
-        index = indexes.get(connection, run.index_name)
-    with closing(job.writer(index, lease, run=str(run.id))) as writer:
-        discard_window(job, lease, run, writer, reason)
+        open_runs = [
+            (index, run)
+            for index in indexes.of_collection(connection, job.collection, IndexState.BUILDING)
+            if index.spec_digest == spec.digest
+            for run in runs.of_index(connection, index.name)
+            if run.state is not RunState.READY
+        ]
+    for index, run in open_runs:
+        with suppress(IndexGone), closing(job.writer(index, lease, run=str(run.id))) as writer:
+            discard_window(job, lease, run, writer, reason)
 
 
 def _is_sound(job: Job, index: IndexRecord) -> bool:

@@ -55,6 +55,7 @@ def rebind(job: Job, lease: Lease, rebinding: Rebinding, *, again: str | None = 
     check_store(job, route_generation(job))
     live = _live(job)
     spec = live.spec.model_copy(update={"model": rebinding.model})
+    job.guard(rebinding.model)  # whatever was proven before: it must be itself today
     if (run := _taken_up(job, lease, rebinding, live, spec)) is not None:
         return run
     proof = _prove(job, live, rebinding.model)
