@@ -63,7 +63,14 @@ printed all the same.
 They stand before the command: `embedmigrate -q upgrade`.
 """
 
-_INDEX = {"index": "articles-0002", "fingerprint": "98efcc79…", "model": "minilm"}
+_INDEX = {
+    "index": "articles-0002",
+    "container": "articles-0002",
+    "fingerprint": "98efcc79…",
+    "model": "minilm",
+    "assurance": "pinned",
+    "provenance": "built",
+}
 _WENT_BACK: dict[str, Any] = {
     "schema": 1,
     "collections": [
@@ -85,7 +92,9 @@ _MOVED: dict[str, Any] = {
             "revision": "3f9c2a1b77d0",
             "superseded": [],
             "model": "minilm@98efcc79…",
+            "assurance": "pinned",
             "index": "articles-0002",
+            "container": "articles-0002",
             "state": "ready",
             "error": None,
             "live": True,
@@ -144,6 +153,8 @@ JSON: dict[str, dict[str, Any]] = {
                 "superseded": [],
                 "source": "54d8b5fe…",
                 "target": "minilm@98efcc79…",
+                "assurance": "pinned",
+                "rebind": False,
                 "factory": "Flat",
                 "documents": 600,
                 "vector_bytes": 921600,
@@ -196,7 +207,105 @@ JSON: dict[str, dict[str, Any]] = {
         "reference": "minilm@98efcc79…",
         "path": "migrations/models/minilm.98efcc79….json",
         "changed": True,
+        "assurance": "pinned",
         "model": {"name": "minilm", "…": "the identity in full"},
+        "effective": {"dimensions": 384, "unit_vectors": True},
+        "package": None,
+        "configure": None,
+        "dated_name": None,
+        "same_space_as": [],
+        "witness": {
+            "runtime": "onnxruntime 1.32",
+            "processor": "x86_64/AuthenticAMD/avx512_vnni",
+            "canaries": 48,
+            "noise": 0.0,
+            "batch_noise": 0.0,
+            "detects": 1e-06,
+            "detects_in_batches": 1e-06,
+        },
+    },
+    "drift": {
+        "schema": 1,
+        "holds": True,
+        "models": [
+            {
+                "model": "minilm",
+                "reference": "minilm@98efcc79…",
+                "assurance": "pinned",
+                "runtime": "onnxruntime 1.32",
+                "processor": "x86_64/AuthenticAMD/avx512_vnni",
+                "record_added": False,
+                "verdict": "OK",
+                "reasons": [],
+                "threshold": 1e-06,
+                "largest": 2.8e-08,
+                "median": 2.1e-08,
+                "noise": 0.0,
+                "dimensions": 384,
+                "recorded_dimensions": 384,
+                "moved": 0,
+                "figures": [
+                    {
+                        "canary": "sentence-1",
+                        "side": "document",
+                        "distance": 1.7e-08,
+                        "norm_ratio": 1.0,
+                    }
+                ],
+                "neighbourhood": {"overlap": 1.0, "first_changes": 0.0, "finds_itself": 1.0},
+                "known_platform": True,
+                "compared_with": "onnxruntime 1.32 on x86_64/AuthenticAMD/avx512_vnni",
+            }
+        ],
+    },
+    "audit": {
+        "schema": 1,
+        "clean": True,
+        "collections": [
+            {
+                "collection": "articles",
+                "index": "articles-0002",
+                "model": "minilm@98efcc79…",
+                "assurance": "pinned",
+                "provenance": "built",
+                "adopted": None,
+                "expected": "98efcc79…",
+                "vectors": 598,
+                "by_fingerprint": {"fingerprint": 598},
+                "unknown": 0,
+                "foreign": 0,
+                "duplicate": 0,
+                "missing": 0,
+                "stale": 0,
+                "metadata": 0,
+                "orphaned": 0,
+                "proof": {
+                    "sampled": 459,
+                    "proven": 459,
+                    "edited_since": 0,
+                    "wrong": 0,
+                    "wrong_ids": [],
+                    "tolerance": 1e-05,
+                    "largest_distance": 1.2e-07,
+                    "confidence": 0.99,
+                    "at_most_wrong": 0.00998,
+                },
+                "findings": [],
+            }
+        ],
+    },
+    "doctor": {
+        "schema": 1,
+        "well": False,
+        "exit_code": 78,
+        "observations": [
+            {
+                "what": "model minilm",
+                "found": "model 'minilm' is not pinned",
+                "trouble": "what was found, what was expected, what to type next",
+                "exit_code": 78,
+            }
+        ],
     },
     "list-templates": {
         "schema": 1,

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -196,3 +197,74 @@ def test_a_smaller_sample_says_less(tmp_path: Path) -> None:
     workspace.upgrade()
     proof = audit(workspace, share=0.05, confidence=0.95)["proof"]
     assert proof["sampled"] == 59 and 0.04 < proof["at_most_wrong"] < 0.05
+
+
+# -- vectors of unknown origin ---------------------------------------------------------------------
+
+
+def faiss_file(
+    workspace: Workspace, makers: dict[str, str], edited: frozenset[str] = frozenset()
+) -> tuple[Path, Path]:
+    """A FAISS index as somebody built it long ago: each document by the model that is named."""
+    corpus = {it["_id"]: f"{it['title']} {it['text']}" for it in documents(COUNT)}
+    vectors = np.zeros((COUNT, 256), np.float32)
+    ids = list(corpus)
+    for model in sorted(set(makers.values())):
+        rows = [row for row, id in enumerate(ids) if makers[id] == model]
+        texts = [
+            "another text altogether, about yeast" if ids[row] in edited else corpus[ids[row]]
+            for row in rows
+        ]
+        vectors[rows] = embed(workspace.settings, model, texts)
+    index = faiss.IndexFlatIP(256)
+    index.add(vectors)
+    path, listed = workspace.root / "old.faiss", workspace.root / "old.ids.json"
+    faiss.write_index(index, str(path))
+    listed.write_text(json.dumps(ids), "utf-8")
+    return path, listed
+
+
+def test_a_mix_of_two_models_of_one_dimension_is_told_vector_by_vector(project: Workspace) -> None:
+    ids = [it["_id"] for it in documents(COUNT)]
+    makers = {id: "minilm-256" if n % 10 == 3 else "wordllama" for n, id in enumerate(ids)}
+    path, listed = faiss_file(project, makers)
+
+    result = command.attribute(project.settings, "articles", foreign=(path, listed))
+
+    (entry,) = result["collections"]
+    made = {it["candidate"].partition(":")[0]: it["proportion"] for it in entry["made"]}
+    assert {name: it["vectors"] for name, it in made.items()} == {"wordllama": 54, "minilm-256": 6}
+    assert made["minilm-256"]["low"] < 0.1 < made["minilm-256"]["high"]
+    assert entry["is_mix"] and entry["unproven"] == [] and entry["smallest_margin"] > 0.3
+    assert result["clean"] is False
+
+
+def test_an_edited_text_is_never_proven(project: Workspace) -> None:
+    ids = [it["_id"] for it in documents(COUNT)]
+    path, listed = faiss_file(project, dict.fromkeys(ids, "wordllama"), frozenset(ids[:2]))
+
+    answer = run(
+        project.root, "audit", "articles", "--attribute", "--faiss", str(path), "--ids", str(listed)
+    )
+
+    assert answer.code == 3
+    for id in ids[:2]:
+        assert f"{id}: " in answer.out
+    assert "58 (96.7%" in answer.out and "2 of 60 vectors are not proven" in answer.out
+
+
+def test_an_index_of_ours_is_attributed_past_its_stamps(project: Workspace) -> None:
+    result = command.attribute(project.settings, "articles")
+    assert result["clean"] is True
+    (entry,) = result["collections"]
+    (made,) = entry["made"]
+    assert made["candidate"] == "wordllama: title + text" and made["proportion"]["vectors"] == COUNT
+
+
+def test_another_recipe_than_the_configured_one_is_said(project: Workspace) -> None:
+    project.edit_config('text = ["title", "text"]', 'text = ["text"]')
+    project.edit_config('metadata = ["topic"]', 'metadata = ["title"]')
+    result = command.attribute(project.settings, "articles", models=["wordllama"])
+    assert result["clean"] is False
+    (finding,) = result["collections"][0]["findings"]
+    assert "another recipe" in finding and "title + text" in finding

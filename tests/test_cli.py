@@ -47,9 +47,10 @@ def document(workspace: Workspace, *args: str, code: int = 0) -> Any:
 # -- help -------------------------------------------------------------------------------------
 
 COMMANDS = [
-    *("branches", "check", "contract", "current", "cutover", "downgrade", "edit"),
-    *("ensure-version", "heads", "history", "init", "list-templates", "merge", "pin", "plan"),
-    *("revision", "rollback", "search", "show", "stamp", "status", "upgrade", "verify"),
+    *("adopt", "audit", "branches", "check", "contract", "current", "cutover", "doctor"),
+    *("downgrade", "drift", "edit", "ensure-version", "heads", "history", "init"),
+    *("list-templates", "merge", "pin", "plan", "revision", "rollback", "search", "show"),
+    *("stamp", "status", "upgrade", "verify"),
 ]
 
 
@@ -210,7 +211,7 @@ def shape(value: Any) -> Any:
 
 def assert_as_documented(name: str, found: Any) -> None:
     expected, actual = generate_cli.JSON[name], found
-    for key in ("measured", "metadata", *(["model"] if name == "pin" else [])):
+    for key in ("measured", "metadata", "by_fingerprint", *(["model"] if name == "pin" else [])):
         expected, actual = replaced(expected, key), replaced(actual, key)
     assert covers(shape(expected), shape(actual)), f"{name}: {shape(actual)}"
 
@@ -244,6 +245,8 @@ def test_every_document_has_the_shape_that_the_reference_shows(project: Workspac
     answered: set[str] = set()
     told("list-templates")
     told("pin", "fake-a")
+    told("drift", "fake-a")
+    told("doctor")
     assert told("plan")["collections"][0]["documents"] == 40
     told("check", code=3)
     assert told("upgrade", "--until", "ready")["collections"][0]["state"] == "ready"
@@ -251,6 +254,7 @@ def test_every_document_has_the_shape_that_the_reference_shows(project: Workspac
     assert told("cutover")["applied"] == [A2]
     assert told("status")["collections"][0]["retained"][0]["model"] == "fake-a"
     assert told("verify")["holds"] is True
+    assert told("audit", "articles")["clean"] is True
     assert told("search", "articles", "a telescope", "-k", "1")["generation"] == 2
     assert told("rollback", "articles", "--reason", "why not")["undone"] == [A2]
     assert told("downgrade", "base")["collections"][0]["live"] is None
@@ -272,8 +276,11 @@ def test_the_status_document_has_the_contracted_keys(project: Workspace) -> None
     assert {"state", "done", "total"} <= entry["shadow"].keys()
     assert entry["live"] | {"fingerprint": ""} == {
         "index": "articles-0001",
+        "container": "articles-0001",
         "fingerprint": "",
         "model": "fake-a",
+        "assurance": "pinned",
+        "provenance": "built",
         "generation": 1,
         "documents": 40,
     }

@@ -27,12 +27,12 @@ def test_what_would_move_the_cursor_or_colour_the_terminal_is_escaped(
 
 
 def test_a_reason_of_two_lines_stays_on_the_line_of_its_index() -> None:
-    shadow = {"model": "m", "index": "i", "state": "cancelled", "done": 1, "total": 2}
+    shadow = {"model": "m", "assurance": "pinned", "index": "i", "container": "i"}
     entry: dict[str, Any] = {
         "collection": "articles",
         "revision": None,
         "live": None,
-        "shadow": {**shadow, "reason": "too\nslow"},
+        "shadow": {**shadow, "state": "cancelled", "done": 1, "total": 2, "reason": "too\nslow"},
         "retained": [],
         "runner": "host\x1b[31m",
     }

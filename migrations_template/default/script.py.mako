@@ -10,7 +10,7 @@ Create Date: ${create_date}
 %>\
 % if body:
 
-from embedmigrate import EmbeddingModel, Recipe, op
+from embedmigrate import ${body.imports}
 % endif
 
 revision = ${literal(up_revision)}

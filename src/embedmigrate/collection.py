@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from embedmigrate import resolve
-from embedmigrate.catalog import Catalog, indexes, routes, witnesses
+from embedmigrate.catalog import Catalog, indexes, routes, spaces, witnesses
 from embedmigrate.catalog.records import IndexRecord, IndexState
 from embedmigrate.config import Settings, load_settings
 from embedmigrate.embedders.base import Embedder, Vectors
@@ -245,13 +245,13 @@ class Collection:
         """Search with a vector that the caller made.
 
         ``space`` is the fingerprint (or ``name@fingerprint``) of the model that made it;
-        ``ModelMismatch`` unless that is the space that is served now.
+        ``ModelMismatch`` unless that is the space that is served now, or proven equal to it.
         """
         require_filter(filter)
 
         def ask(pair: Pair) -> SearchResult:
             served = pair.opened.index.model
-            if space.rpartition("@")[2] != served.fingerprint:
+            if not self._is_equal(space.rpartition("@")[2], served.fingerprint):
                 raise ModelMismatch(
                     f"a vector of another space cannot be searched in {self.name!r}",
                     found=space,
@@ -319,6 +319,12 @@ class Collection:
     def _known_witness(self, model: EmbeddingModel) -> Witness:
         with self._catalog.read() as connection:
             return witnesses.known(connection, model, resolve.witness_of(self._settings, model))
+
+    def _is_equal(self, space: str, served: str) -> bool:
+        if space == served:
+            return True
+        with self._catalog.read() as connection:
+            return space in spaces.equal_to(connection, served)
 
     def _refuse_other_models(self) -> str | None:
         """``ModelMismatch`` unless the application may serve what is live; see ``startup``."""

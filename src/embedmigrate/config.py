@@ -54,6 +54,8 @@ class _General(BaseModel):
     """Chunks a batch: the checkpoint unit and the window that is sorted by length."""
     witness_batches: int = Field(default=64, ge=1)
     """Batches between two checks of the witness: they count when the second one passes."""
+    proof_sample: int = Field(default=459, ge=1)
+    """Stored vectors that a proof embeds again: so many find a mix of 1 % with 99 % probability."""
     lease_seconds: float = Field(default=30.0, ge=1)
     """After so long without a heartbeat another runner may take a collection over."""
     retain_seconds: float = Field(default=7 * 24 * 3600.0, ge=0)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from alembic import op as _alembic_op
 
-from embedmigrate.migration.operations import ReembedOp, RollbackOp
+from embedmigrate.migration.operations import RebindOp, ReembedOp, RollbackOp
 from embedmigrate.models import EmbeddingModel, Recipe
 from embedmigrate.models.index_spec import Metric
 
-__all__ = ["reembed", "rollback"]
+__all__ = ["rebind", "reembed", "rollback"]
 
 
 def reembed(
@@ -38,6 +38,16 @@ def reembed(
             metric=metric,
         )
     )
+
+
+def rebind(collection: str, *, source: str, target: EmbeddingModel) -> None:
+    """Keep the vectors of ``collection``, and ask ``target`` from now on.
+
+    For a ``target`` of the same space as ``source`` (``name@fingerprint``, which must be live): the
+    same weights on another runtime or host, or another query side. It is proven before the switch,
+    on the canaries and on a sample of the stored vectors.
+    """
+    _alembic_op.invoke(RebindOp(collection, source=source, target=target))
 
 
 def rollback(collection: str, *, to: str | None) -> None:

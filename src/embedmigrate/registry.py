@@ -28,6 +28,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sentence-transformers": (
             "embedmigrate.embedders.sentence_transformers:SentenceTransformersEmbedder"
         ),
+        "openai": "embedmigrate.embedders.openai:OpenAIEmbedder",
         "hashing-not-a-model": "embedmigrate.embedders.hashing:HashingEmbedder",
     },
 }

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from embedmigrate.config import Settings
+from embedmigrate.embedders import vendoring
 from embedmigrate.embedders.base import Embedder, ModelConfig
+from embedmigrate.embedders.files import FilesConfig
 from embedmigrate.errors import (
     ConfigError,
     DigestMismatch,
+    EmbedMigrateError,
     MissingExtra,
     ModelUnavailable,
     UnpinnedReference,
 )
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.pin_file import Pin, read_pins
+from embedmigrate.models.references import is_commit
 from embedmigrate.models.witness import Witness
-
-
-def identify(settings: Settings, name: str) -> EmbeddingModel:
-    """The exact model that the configuration of ``name`` stands for here and now."""
-    config = settings.model(name)
-    return settings.embedder_class(name).identify(name, config, settings.root)
 
 
 def pinned(settings: Settings, name: str) -> EmbeddingModel:
@@ -42,17 +43,34 @@ def pin_of(settings: Settings, name: str) -> Pin:
             expected=f"{name}.<fingerprint>.json",
             next_step=f"embedmigrate pin {name}",
         )
-    matching = (pin for pin in reversed(pins) if pin.model.is_declared_like(found(settings, pin)))
-    if (pin := next(matching, None)) is not None:
-        return pin
-    actual = found(settings, pins[-1])
+    refusal: EmbedMigrateError | None = None
+    for pin in reversed(pins):
+        try:
+            actual = found(settings, pin)
+        except (ConfigError, DigestMismatch) as error:  # another pin may match all the same
+            refusal = refusal or error
+            continue
+        stated = other_commit(settings, pin)
+        if pin.model.is_declared_like(actual) and not stated:
+            return pin
+        if stated:
+            actual = actual.model_copy(update={"revision": stated})
+        refusal = refusal or _other_than_pinned(name, actual, pins)
+    assert refusal is not None
+    raise refusal
+
+
+def _other_than_pinned(name: str, actual: EmbeddingModel, pins: Sequence[Pin]) -> DigestMismatch:
     nearest = next((it for it in pins if it.model.fingerprint == actual.fingerprint), pins[-1])
-    raise DigestMismatch(
+    again = f"embedmigrate pin {name}"
+    if nearest.vendored:
+        again += f" --vendor {Path(nearest.vendored).parent}"
+    return DigestMismatch(
         f"model {name!r} is not the one that was pinned",
         found=_difference(actual, nearest.model),
         expected=" or ".join(pin.model.reference for pin in pins),
-        next_step=f"restore the model's files and settings; if the change is meant, "
-        f"embedmigrate pin {name}, and write a revision",
+        next_step=f"restore the model's files and settings; if the change is meant, {again}, and "
+        "write a revision",
     )
 
 
@@ -63,8 +81,23 @@ def found(settings: Settings, pin: Pin) -> EmbeddingModel:
 
 
 def place_of(settings: Settings, pin: Pin) -> ModelConfig:
-    """The declaration to load a pinned model from."""
-    return settings.model(pin.name)
+    """The declaration to load a pinned model from: the vendored copy, where there is one.
+
+    ``DigestMismatch`` names what is changed, missing or extra in a vendored copy.
+    """
+    config = settings.model(pin.name)
+    if pin.package is None or not pin.vendored:
+        return config
+    vendoring.require_whole(settings.root / pin.vendored, pin.package, pin.name)
+    return vendoring.place_in(config, pin.package, pin.model.revision)
+
+
+def other_commit(settings: Settings, pin: Pin) -> str:
+    """The commit that the configuration states where another one was vendored, else nothing."""
+    config = settings.model(pin.name)
+    stated = (isinstance(config, FilesConfig) and config.revision) or ""
+    vendored_otherwise = pin.vendored and stated != pin.model.revision
+    return stated if vendored_otherwise and is_commit(stated) else ""
 
 
 def newest_pin(settings: Settings, name: str) -> EmbeddingModel | None:
@@ -74,11 +107,11 @@ def newest_pin(settings: Settings, name: str) -> EmbeddingModel | None:
 
 
 def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
-    there = {**pin.space(), "query_prompt": pin.query_prompt}
-    here = {**actual.space(), "query_prompt": actual.query_prompt}
+    there = pin.space() | {"query_prompt": pin.query_prompt, "revision": pin.revision}
+    here = actual.space() | {"query_prompt": actual.query_prompt, "revision": actual.revision}
     changed = [
         f"{field} {here.get(field)!r}, pinned {there.get(field)!r}"
-        for field in sorted({*there, *here} - {"artifacts"})
+        for field in sorted({*there, *here} - {"artifacts", "witness"})
         if there.get(field) != here.get(field)
     ]
     changed += [
@@ -91,11 +124,18 @@ def _difference(actual: EmbeddingModel, pin: EmbeddingModel) -> str:
 
 
 def pin_of_model(settings: Settings, model: EmbeddingModel) -> Pin:
-    """The pin file of ``model``, under whichever configured name; it tells where the model lies."""
-    for name in settings.models:
-        for pin in read_pins(settings.pins, name):
-            if pin.model.fingerprint == model.fingerprint:
-                return pin
+    """The pin file of ``model``, under whichever configured name; it tells where the model lies.
+
+    Of the same query side, if there is one. One that is vendored comes first: the model is loaded
+    from there alone.
+    """
+    pins = [pin for name in settings.models for pin in read_pins(settings.pins, name)]
+    of_space = [pin for pin in pins if pin.model.fingerprint == model.fingerprint]
+    if of_space:
+        return min(
+            of_space,
+            key=lambda pin: (pin.model.query_side != model.query_side, not pin.vendored),
+        )
     raise ConfigError(
         f"no configured model is pinned as {model.reference}",
         found=", ".join(sorted(settings.models)) or "no [models.x] table",
@@ -115,7 +155,9 @@ def knows(settings: Settings, model: EmbeddingModel) -> bool:
 
 def witness_of(settings: Settings, model: EmbeddingModel) -> Witness:
     """How ``model`` behaved when it was pinned."""
-    return pin_of_model(settings, model).witness
+    pin = pin_of_model(settings, model)
+    same_side = pin.model.query_side == model.query_side
+    return pin.witness if same_side else pin.witness.of_documents()
 
 
 def load_embedder(settings: Settings, model: EmbeddingModel) -> Embedder:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
-from embedmigrate.catalog import Catalog, indexes
+from embedmigrate.catalog import Catalog, indexes, spaces
 from embedmigrate.catalog.records import IndexRecord, IndexState, Route
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.errors import DamagedIndex, IndexGone, UsageError
@@ -299,13 +299,14 @@ class Server:
     def _validate(self, index: IndexRecord, reader: IndexReader) -> None:
         with self._catalog.read() as connection:
             known = indexes.known_fingerprints(connection)
-        validate_index(index, reader, {index.fingerprint}, known)
+            equal = spaces.equal_to(connection, index.fingerprint)
+        validate_index(index, reader, equal, known)
 
     def _reader(self, index: IndexRecord) -> IndexReader:
         try:
-            return self._store.reader(index.name)
+            return self._store.reader(index.container)
         except IndexGone as error:
-            if index.state is not IndexState.LIVE:
+            if index.state not in (IndexState.LIVE, IndexState.ADOPTED):
                 raise
             raise DamagedIndex(
                 f"the live index {index.name} is not in its store any more",

@@ -14,8 +14,8 @@ def moved(result: dict[str, Any]) -> str:
             lines.append(f"{entry['collection']}: failed: {entry['error']}")
             continue
         lines.append(
-            f"{entry['collection']}: {entry['model'].partition('@')[0]} "
-            f"{'is live' if entry['live'] else 'is ready'} in index {entry['index']}, "
+            f"{entry['collection']}: {_model(entry, entry['model'].rpartition('@')[0])} "
+            f"{'is live' if entry['live'] else 'is ready'} in index {_in(entry)}, "
             f"generation {entry['generation']} "
             f"({entry['done']} documents, {entry['skipped']} skipped, "
             f"{entry['embedded']} embedded)"
@@ -42,8 +42,9 @@ def pinned(result: dict[str, Any]) -> str:
     """What a model is, and what its witness can tell."""
     witness = result["witness"]
     lines = [
-        result["reference"] + (" (witnessed)" if result["assurance"] == "witnessed" else ""),
+        _model(result, result["reference"]),
         f"{'wrote' if result['changed'] else 'kept'} {result['path']}",
+        *_of_package(result["package"]),
         f"witness: {witness['canaries']} canaries on {witness['runtime']}, noise "
         f"{witness['noise']:.2g}; the smallest change that it detects is a cosine distance of "
         f"{witness['detects']:.2g}",
@@ -53,9 +54,32 @@ def pinned(result: dict[str, Any]) -> str:
             f"  in batches its answers vary by {witness['batch_noise']:.2g}: a change below "
             f"{witness['detects_in_batches']:.2g} is hidden in stored vectors"
         )
+    if dated := result["dated_name"]:
+        lines.append(f'the server answers as {dated}: model = "{dated}" would pin that version')
     if result["same_space_as"]:
         lines.append(f"the same space as {', '.join(result['same_space_as'])}")
+    if result["configure"]:
+        lines.append(f"now put into [models.{result['name']}]: {result['configure']}")
     return "\n".join(lines)
+
+
+def _of_package(package: dict[str, Any] | None) -> list[str]:
+    if package is None:
+        return []
+    lines = [
+        f"{package['files']} files, {package['bytes'] / 1e6:.1f} MB, from "
+        f"{printable(package['source'])}"
+    ]
+    if package["vendored"]:
+        lines.append(f"loaded from {package['vendored']}, and from nowhere else")
+    return lines
+
+
+def restored(result: dict[str, Any]) -> str:
+    """Which files of a vendored copy were put back."""
+    folder = result["package"]["vendored"]
+    files = [f"put back {folder}/{name}" for name in result["restored"]]
+    return "\n".join([result["reference"], *(files or [f"{folder} is whole"])])
 
 
 def drifted(result: dict[str, Any]) -> str:
@@ -86,6 +110,26 @@ def drifted(result: dict[str, Any]) -> str:
     return "\n".join(lines) or "no model is pinned"
 
 
+def adopted(result: dict[str, Any]) -> str:
+    """What was adopted, and how it was proven."""
+    lines = []
+    for entry in result["collections"]:
+        lines += [
+            f"{entry['collection']}: adopted {printable(entry['file'])} as index {entry['index']}, "
+            f"generation {entry['generation']}, by revision {entry['revision']}",
+            f"  {entry['vectors']} vectors of {entry['model']} ({entry['assurance']}), "
+            f"{entry['factory']} with {entry['metric']}",
+            f"  proven by a sample: {entry['proven']} of {entry['sample']} vectors are what the "
+            f"model makes of their documents (within {entry['tolerance']:.2g}), {entry['stale']} "
+            f"stale; at most {entry['bound']:.2%} of all are not, with "
+            f"{entry['confidence']:.0%} confidence",
+            f"  {entry['missing']} documents without a vector, {entry['orphans']} vectors without "
+            "a document",
+        ]
+        lines += [f"  note: {note}" for note in entry["notes"]]
+    return "\n".join(lines)
+
+
 def audited(result: dict[str, Any]) -> str:
     """What is in a store: counts, the proof by sample, findings."""
     lines = []
@@ -114,6 +158,53 @@ def audited(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def attributed(result: dict[str, Any]) -> str:
+    """Who made the vectors: a line a maker, with its share and interval; then what is unproven."""
+    lines = []
+    for entry in result["collections"]:
+        lines.append(
+            f"{entry['collection']} {entry['index']}: {entry['sampled']} of {entry['vectors']} "
+            f"vectors sampled, {entry['embeddings']} texts embedded"
+        )
+        for made in entry["made"]:
+            margin = made["smallest_margin"]
+            lines.append(
+                f"  {_proportion(made['proportion'])} by {made['candidate']} "
+                f"({made['model']}), within {made['largest_distance']:.2g}"
+                + (f", any other at least {margin:.2g} further" if margin is not None else "")
+            )
+        lines += [
+            f"  {_proportion(proportion)} {kind}: not proven"
+            for kind, proportion in entry["kinds"].items()
+            if kind != "proven" and proportion["vectors"]
+        ]
+        lines += [
+            f"    {printable(it['id'])}: {it['kind']}"
+            + (
+                f", nearest to {it['candidate']} at {it['distance']:.2g}"
+                if it["distance"] is not None
+                else ""
+            )
+            for it in entry["unproven"]
+        ]
+        lines += [f"  FOUND {finding}" for finding in entry["findings"]]
+    return "\n".join(lines)
+
+
+def _proportion(it: dict[str, Any]) -> str:
+    return f"{it['vectors']:>6} ({it['share']:.1%}, between {it['low']:.1%} and {it['high']:.1%})"
+
+
+def observed(result: dict[str, Any]) -> str:
+    """A line an observation; the way out of each trouble below it."""
+    lines = []
+    for it in result["observations"]:
+        lines.append(f"{'ok' if it['trouble'] is None else 'NO':<3} {it['what']}: {it['found']}")
+        if it["trouble"] is not None:
+            lines += [f"    {line.strip()}" for line in it["trouble"].splitlines()[1:]]
+    return "\n".join(lines)
+
+
 def health(result: dict[str, Any]) -> str:
     """A line a collection: what is served, or what is wrong."""
     lines = []
@@ -136,9 +227,15 @@ def planned(result: dict[str, Any]) -> str:
     """What an upgrade would do."""
     return (
         "\n".join(
-            f"{entry['collection']}: {entry['source'] or 'nothing'} -> {entry['target']}, "
-            f"{entry['documents']} documents, {entry['vector_bytes'] / 1e6:.1f} MB of vectors, "
-            f"{entry['factory']}, revision {entry['revision']}"
+            f"{entry['collection']}: {entry['source'] or 'nothing'} -> "
+            f"{_model(entry, entry['target'])}, "
+            + (
+                "rebind: the vectors stay, a sample of them is proven"
+                if entry["rebind"]
+                else f"{entry['documents']} documents, "
+                f"{entry['vector_bytes'] / 1e6:.1f} MB of vectors, {entry['factory']}"
+            )
+            + f", revision {entry['revision']}"
             + (f" (instead of {', '.join(entry['superseded'])})" if entry["superseded"] else "")
             for entry in result["collections"]
         )
@@ -155,8 +252,9 @@ def status(result: dict[str, Any]) -> str:
         lines.append(
             "  live:     nothing"
             if live is None
-            else f"  live:     {live['model']} in {live['index']}, generation "
+            else f"  live:     {_model(live)} in {_in(live)}, generation "
             f"{live['generation']}, "
+            + ("adopted, " if live["provenance"] == "adopted" else "")
             + (
                 "cannot be opened"
                 if live["documents"] is None
@@ -165,12 +263,13 @@ def status(result: dict[str, Any]) -> str:
         )
         if shadow is not None:
             lines.append(
-                f"  shadow:   {shadow['model']} in {shadow['index']}, {shadow['state']}, "
+                f"  shadow:   {_model(shadow)} in {_in(shadow)}, {shadow['state']}, "
                 f"{shadow['done']} of {shadow['total']}"
                 + (f" ({printable(shadow['reason'])})" if shadow["reason"] else "")
             )
         lines += [
-            f"  retained: {retained['model']} in {retained['index']}"
+            f"  retained: {_model(retained)} in {_in(retained)}"
+            + (", adopted" if retained["provenance"] == "adopted" else "")
             + (
                 f", revision {retained['revision']} was {retained['state'].replace('_', ' ')} "
                 f"({printable(retained['reason'] or 'no reason given')})"
@@ -182,6 +281,12 @@ def status(result: dict[str, Any]) -> str:
         if entry["runner"]:
             lines.append(f"  runner:   {printable(entry['runner'])}")
     return "\n".join(lines)
+
+
+def _in(entry: dict[str, Any]) -> str:
+    """The index of an entry, and whose vectors it asks if they are not its own."""
+    index, container = entry["index"], entry["container"]
+    return str(index) if container == index else f"{index} (vectors of {container})"
 
 
 def hits(result: dict[str, Any]) -> str:
@@ -230,6 +335,12 @@ def _finding(finding: dict[str, Any]) -> list[str]:
         f"  expected: {finding['expected']}",
         f"  next:     {finding['next_step']}",
     ]
+
+
+def _model(entry: dict[str, Any], name: str | None = None) -> str:
+    """A model's name; what only its witness tells is never passed off as pinned."""
+    said = entry["model"] if name is None else name
+    return f"{said} (witnessed)" if entry["assurance"] == "witnessed" else str(said)
 
 
 def _figures(measured: dict[str, Any]) -> str:

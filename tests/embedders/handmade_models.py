@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +91,28 @@ def write_st_folder(
     write_json(folder / "config.json", {"model_type": "bert", "max_position_embeddings": 64})
     write_onnx(folder / "model.onnx")
     write_static(folder)
+
+
+def write_snapshot(cache: Path, repo: str, commit: str, source: Path, *refs: str) -> Path:
+    """``source`` as a commit in a Hugging Face cache, and branches or tags that stand for it.
+
+    As the library lays it out: files are links into a folder of blobs.
+    """
+    home = cache / ("models--" + repo.replace("/", "--"))
+    snapshot = home / "snapshots" / commit
+    for path in (path for path in source.rglob("*") if path.is_file()):
+        blob = home / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        if not blob.exists():
+            shutil.copyfile(path, blob)
+        link = snapshot / path.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    for name in refs:
+        reference = home / "refs" / name
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit)
+    return snapshot
 
 
 # -- ONNX, without its library: protobuf is keys, lengths and bytes ----------------------------

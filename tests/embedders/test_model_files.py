@@ -47,7 +47,7 @@ def test_what_is_no_distribution_name_is_refused(name: str) -> None:
 
 
 def test_a_declaration_names_one_place() -> None:
-    with pytest.raises(ValidationError, match="package or path"):
+    with pytest.raises(ValidationError, match="one of package, path and repo"):
         FilesConfig(provider="static", package="wordllama", path="model")
 
 

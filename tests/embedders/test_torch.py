@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +15,8 @@ import pytest
 
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.embedders.files import package_folder
+from embedmigrate.embedders.package import survey
+from embedmigrate.embedders.vendoring import place_in, vendor
 from tests.embedders.handmade_models import TEXTS, cosine_distance, identify, load
 
 pytestmark = [
@@ -102,6 +106,25 @@ def test_onnx_answers_the_same_with_other_settings(
         ours, theirs = getattr(onnx, side)(TEXTS), getattr(torch, side)(TEXTS)
         assert cosine_distance(ours, theirs) < 1e-5
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_the_vendored_copy_has_all_that_its_library_needs(
+    embedder: Embedder, tmp_path: Path
+) -> None:
+    """Weights, vocabulary and settings are enough; the rest of the folder is left behind."""
+    config = type(embedder).Config.model_validate(MINILM)
+    seen = survey(type(embedder), config, tmp_path)
+    assert seen is not None
+    copied = {name.partition("/")[0] for name in seen.files}
+    left = {path.name for path in folder().iterdir()} - copied
+    assert left == {"README.md", "data_config.json", ".gitattributes"}
+    copy = vendor(seen, tmp_path / "vendor", "minilm").relative_to(tmp_path)
+    place = place_in(config, replace(seen.package, vendored=str(copy)), seen.commit)
+
+    with closing(type(embedder).load(place, embedder.model, tmp_path)) as loaded:
+        found = loaded.embed_documents(TEXTS)
+
+    assert cosine_distance(found, embedder.embed_documents(TEXTS)) < 1e-6
 
 
 def test_prompts_stand_before_the_texts_of_their_side_only(tmp_path: Path, library: Any) -> None:

@@ -24,7 +24,7 @@ def corpus(count: int) -> Records:
     """Real abstracts by id, cut to what a transformer embeds in a few milliseconds."""
     with CORPUS.open(encoding="utf-8") as file:
         read = [json.loads(line) for line, _ in zip(file, range(count), strict=False)]
-    return {it["_id"]: {"title": it["title"], "text": it["text"][:200]} for it in read}
+    return {it["_id"]: {"title": it["title"], "text": it["text"][:140]} for it in read}
 
 
 class Remembering:

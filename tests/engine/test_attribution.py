@@ -41,6 +41,8 @@ from tests.engine.attribution_helpers import (
 )
 
 RECIPES = common_recipes(["title", "text"])
+FEW = [TITLE_TEXT, Recipe(text=("title", "text"), joiner=". "), TEXT, Recipe(text=("title",))]
+"""For the transformer: it does not see white space, and takes its time."""
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,10 @@ def records() -> Records:
 
 @pytest.fixture(scope="module")
 def both(wordllama: Remembering, minilm: Remembering) -> list[Candidate]:
-    """Every common recipe of both models."""
+    """Every common recipe of the one model, and some of the other."""
     return [
         *candidates_of("wordllama", wordllama, RECIPES),
-        *candidates_of("minilm", minilm, RECIPES),
+        *candidates_of("minilm", minilm, FEW),
     ]
 
 
@@ -476,19 +478,21 @@ def test_all_candidates_are_tried_on_the_pilot_and_only_the_good_ones_on_the_res
     assert found.is_uniform
     distinct = len({TEXT.make_text(it) for it in records.values()})
     assert distinct == 120
-    assert minilm.asked == len(RECIPES) * PILOT + (120 - PILOT), "its best candidate only"
+    assert minilm.asked == len(FEW) * PILOT + (120 - PILOT), "its best candidate only"
     assert wordllama.asked <= len(RECIPES) * PILOT + 2 * (120 - PILOT)
     assert found.embeddings == wordllama.asked + minilm.asked
 
 
-def test_the_answer_does_not_depend_on_the_seed_of_the_pilot(
-    wordllama: Remembering, minilm: Remembering, records: Records, both: Any
+def test_what_the_pilot_did_not_meet_is_still_found(
+    wordllama: Remembering, records: Records
 ) -> None:
+    """One vector of another recipe: most pilots do not hold it, and drop the recipe."""
     vectors = made_by(wordllama, records)
-    vectors[17] = made_by(minilm, records, TEXT)[17]
-    answers = {tuple(makers(attributed(vectors, records, both, seed=it))) for it in range(3)}
-    (answer,) = answers
-    assert answer[17] == "minilm: text" and set(answer) == {answer[17], "wordllama: title + text"}
+    vectors[17] = made_by(wordllama, records, TEXT)[17]
+    candidates = candidates_of("w", wordllama, RECIPES)
+    for seed in range(10):
+        found = makers(attributed(vectors, records, candidates, seed=seed))
+        assert found[17] == "w: text" and found.count("w: title + text") == 119
 
 
 def test_a_result_holds_ids_and_no_text(wordllama: Remembering, records: Records) -> None:

@@ -18,6 +18,7 @@ from embedmigrate.errors import Refused
 from embedmigrate.models import EmbeddingModel, IndexSpec
 
 _index = schema.index.c
+_container = sa.func.coalesce(_index.container, _index.name)
 
 
 def ensure_collection(connection: Connection, name: str) -> None:
@@ -39,8 +40,18 @@ def ensure_collection(connection: Connection, name: str) -> None:
         )
 
 
-def create(connection: Connection, collection: str, spec: IndexSpec) -> IndexRecord:
-    """A new index row in state ``building``, under a name that was never used before."""
+def create(
+    connection: Connection,
+    collection: str,
+    spec: IndexSpec,
+    *,
+    rebinds: IndexRecord | None = None,
+) -> IndexRecord:
+    """A new index row in state ``building``, under a name that was never used before.
+
+    One that ``rebinds`` another has no container of its own: it is the other's vectors, with
+    another model to ask.
+    """
     connection.execute(
         schema.collection.update()
         .where(schema.collection.c.name == collection)
@@ -49,7 +60,7 @@ def create(connection: Connection, collection: str, spec: IndexSpec) -> IndexRec
     row = connection.execute(
         sa.select(schema.collection).where(schema.collection.c.name == collection)
     ).one()
-    name = f"{collection}-{row.indexes_made:04d}"
+    name = _name(collection, row.indexes_made)
     _remember_model(connection, spec.model)
     connection.execute(
         schema.index.insert().values(
@@ -60,11 +71,26 @@ def create(connection: Connection, collection: str, spec: IndexSpec) -> IndexRec
             fingerprint=spec.model.fingerprint,
             query_side=spec.model.query_side,
             state=IndexState.BUILDING,
-            position=row.journal_head,
+            position=row.journal_head if rebinds is None else rebinds.position,
             created_at=time.time(),
+            container=rebinds and rebinds.container,
+            adopted=(rebinds and rebinds.adopted) or sa.null(),
         )
     )
     return get(connection, name)
+
+
+def next_name(connection: Connection, collection: str) -> str:
+    """The name that ``create`` would give now; it stays so while the collection's lock is held."""
+    columns = schema.collection.c
+    made = connection.execute(
+        sa.select(columns.indexes_made).where(columns.name == collection)
+    ).scalar_one()
+    return _name(collection, made + 1)
+
+
+def _name(collection: str, number: int) -> str:
+    return f"{collection}-{number:04d}"
 
 
 def _remember_model(connection: Connection, model: EmbeddingModel) -> None:
@@ -113,11 +139,11 @@ def reusable(connection: Connection, collection: str, spec: IndexSpec) -> list[I
     return [row for row in reversed(rows) if row.spec.answers_like(spec)]
 
 
-def known_names(connection: Connection) -> set[str]:
-    """Every index this catalog has ever made and not dropped."""
+def containers(connection: Connection) -> set[str]:
+    """What holds the vectors of an index that this catalog knows and has not dropped."""
     return set(
         connection.execute(
-            sa.select(_index.name).where(_index.state != IndexState.DROPPED)
+            sa.select(_container).where(_index.state != IndexState.DROPPED)
         ).scalars()
     )
 
@@ -125,6 +151,14 @@ def known_names(connection: Connection) -> set[str]:
 def known_fingerprints(connection: Connection) -> set[str]:
     """The space of every model that an index was ever made for."""
     return set(connection.execute(sa.select(schema.model.c.fingerprint)).scalars())
+
+
+def dropped_containers(connection: Connection) -> set[str]:
+    """Containers that only dropped indexes used; what is left of one in a store is rubbish."""
+    dropped = connection.execute(
+        sa.select(_container).where(_index.state == IndexState.DROPPED)
+    ).scalars()
+    return set(dropped) - containers(connection)
 
 
 def move(
@@ -161,18 +195,13 @@ def retain_ready(connection: Connection, collection: str) -> None:
 
 
 def advance(connection: Connection, name: str, position: int) -> None:
-    """Record that the index reflects the journal through ``position``; it never goes back."""
+    """Record that the index reflects the journal through ``position``; it never goes back.
+
+    So does every other index of the same container.
+    """
+    container = get(connection, name).container
     connection.execute(
         schema.index.update()
-        .where(_index.name == name, _index.position < position)
+        .where(_container == container, _index.position < position)
         .values(position=position)
-    )
-
-
-def dropped_names(connection: Connection) -> set[str]:
-    """Indexes that were dropped; what is left of one in a store is rubbish."""
-    return set(
-        connection.execute(
-            sa.select(_index.name).where(_index.state == IndexState.DROPPED)
-        ).scalars()
     )

@@ -7,7 +7,9 @@ commit together (I10). They are O(1): conditional updates, no I/O, no embedding.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,6 +18,7 @@ from embedmigrate.catalog import events, indexes, schema
 from embedmigrate.catalog.locks import Lease, renew
 from embedmigrate.catalog.records import AppliedRecord, IndexState, Route, RunState
 from embedmigrate.errors import Refused
+from embedmigrate.models import IndexSpec
 
 _route, _applied = schema.route.c, schema.applied.c
 
@@ -66,7 +69,7 @@ def cut_over(
     before = get(connection, lease.collection)
     indexes.move(connection, index_name, (IndexState.READY,), IndexState.LIVE)
     if before.live_index is not None:
-        indexes.move(connection, before.live_index, (IndexState.LIVE,), IndexState.RETAINED)
+        _retain(connection, before.live_index)
     indexes.retain_ready(connection, lease.collection)
     generation = _switch(connection, before, index_name)
     _add_applied(
@@ -92,6 +95,57 @@ def cut_over(
             "generation": generation,
         },
         run_id=run_id,
+    )
+    return generation
+
+
+def adopt(
+    connection: Connection,
+    lease: Lease,
+    *,
+    revision: str,
+    spec: IndexSpec,
+    name: str,
+    adopted: Mapping[str, Any],
+) -> int:
+    """Make a container that somebody else made the first live index; returns the generation.
+
+    ``name`` is the index name that its side table has; ``adopted`` is how it was proven. Nothing is
+    left to settle: nobody writes to it. ``Refused`` when something of the collection is there.
+    """
+    renew(connection, lease)
+    before = get(connection, lease.collection)
+    index = indexes.create(connection, lease.collection, spec)
+    if index.name != name or before.live_index or applied_of(connection, lease.collection):
+        raise Refused(
+            f"{lease.collection!r} changed while its index was adopted",
+            found=f"live index {before.live_index}, next index {index.name}",
+            expected=f"no live index, next index {name}",
+            next_step="embedmigrate status",
+        )
+    indexes.move(connection, name, (IndexState.BUILDING,), IndexState.ADOPTED)
+    connection.execute(
+        schema.index.update().where(schema.index.c.name == name).values(adopted=dict(adopted))
+    )
+    generation = _switch(connection, before, name)
+    note_settled(connection, lease, generation)
+    _add_applied(
+        connection,
+        AppliedRecord(
+            revision=revision,
+            collection=lease.collection,
+            down_revision=None,
+            index_name=name,
+            previous_index=None,
+            superseded_by=None,
+            run_id=None,
+        ),
+    )
+    events.record(
+        connection,
+        "adopted",
+        lease.collection,
+        {"revision": revision, "to": name, "generation": generation, **adopted},
     )
     return generation
 
@@ -155,11 +209,9 @@ def undo(
     generation = before.generation
     if switch and before.live_index != target_index:
         if before.live_index is not None:
-            indexes.move(connection, before.live_index, (IndexState.LIVE,), IndexState.RETAINED)
+            _retain(connection, before.live_index)
         if target_index is not None:
-            indexes.move(
-                connection, target_index, (IndexState.RETAINED, IndexState.READY), IndexState.LIVE
-            )
+            _revive(connection, target_index)
         generation = _switch(connection, before, target_index)
     events.record(
         connection,
@@ -174,6 +226,17 @@ def undo(
         },
         run_id=record.run_id,
     )
+
+
+def _retain(connection: Connection, name: str) -> None:
+    """What was live is kept. Somebody else's container is ``adopted``, live or not (I20)."""
+    if indexes.get(connection, name).state is not IndexState.ADOPTED:
+        indexes.move(connection, name, (IndexState.LIVE,), IndexState.RETAINED)
+
+
+def _revive(connection: Connection, name: str) -> None:
+    if indexes.get(connection, name).state is not IndexState.ADOPTED:
+        indexes.move(connection, name, (IndexState.RETAINED, IndexState.READY), IndexState.LIVE)
 
 
 def _switch(connection: Connection, before: Route, live_index: str | None) -> int:

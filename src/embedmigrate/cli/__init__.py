@@ -11,7 +11,15 @@ from typing import NoReturn
 
 import click
 
-from embedmigrate.cli import auditing, looking, models, moving, scripts, setup  # noqa: F401  registers the commands
+from embedmigrate.cli import (  # noqa: F401  registers the commands
+    adopting,
+    auditing,
+    looking,
+    models,
+    moving,
+    scripts,
+    setup,
+)
 from embedmigrate.cli.root import cli
 from embedmigrate.errors import EmbedMigrateError
 

@@ -15,14 +15,38 @@ from embedmigrate.cli.root import cli, json_option, print_result, settings_of
     is_flag=True,
     help="Make a new model of one that behaves otherwise than when it was pinned.",
 )
+@click.option(
+    "--vendor",
+    metavar="DIR",
+    help="Copy the model's files into a folder of their own below DIR, in the project, and load "
+    "it from there alone.",
+)
+@click.option(
+    "--restore",
+    is_flag=True,
+    help="Only make the vendored copy whole again, from where the model is configured to lie.",
+)
 @json_option
 @click.pass_context
-def pin(context: click.Context, model: str, new_witness: bool, as_json: bool) -> None:
+def pin(
+    context: click.Context,
+    model: str,
+    new_witness: bool,
+    vendor: str | None,
+    restore: bool,
+    as_json: bool,
+) -> None:
     """Resolve MODEL to its exact identity, measure its witness and write its pin file."""
     from embedmigrate import command
 
     settings = settings_of(context, allow_unpinned=True)
-    print_result(as_json, command.pin(settings, model, new_witness=new_witness), text.pinned)
+    if not restore:
+        result = command.pin(settings, model, new_witness=new_witness, vendor=vendor)
+        print_result(as_json, result, text.pinned)
+    elif vendor or new_witness:
+        raise click.UsageError("--restore puts back what was pinned: it goes with no other option")
+    else:
+        print_result(as_json, command.restore(settings, model), text.restored)
 
 
 @cli.command(short_help="Is the model still itself? Exit 3 if not.")

@@ -16,8 +16,13 @@ from embedmigrate.cli.root import (
 
 @cli.command()
 @click.option("-m", "--message", help="What the revision does.")
-@click.option("--collection", help="Write the re-embedding of this collection.")
+@click.option("--collection", help="Write the move of this collection.")
 @click.option("--to", help="Model to move to. Default: the one configured for the collection.")
+@click.option(
+    "--rebind/--no-rebind",
+    default=None,
+    help="Keep the vectors, as the model spans the same space. Default: if only queries change.",
+)
 @click.option("--head", help="Revision to build on. Default: the collection's head.")
 @click.option("--splice", is_flag=True, help="Allow a head that is not one.")
 @click.option("--branch-label", help="Label of a new branch. Default: the collection.")

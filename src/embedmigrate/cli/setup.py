@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from embedmigrate import text
 from embedmigrate.cli.root import (
     cli,
     json_option,
     print_result,
+    settings_of,
 )
 
 
@@ -39,3 +41,19 @@ def list_templates(as_json: bool) -> None:
         {"schema": 1, "templates": command.list_templates()},
         lambda result: "\n".join(f"{t['name']}  {t['description']}" for t in result["templates"]),
     )
+
+
+@cli.command(short_help="Would the other commands find what they need here?")
+@json_option
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> int:
+    """Would the other commands find what they need here? Says what is in the way, and the way out.
+
+    Accepts models that are not pinned, and says which and why. Exits with the status that the
+    first trouble gives another command.
+    """
+    from embedmigrate import command
+
+    result = command.doctor(settings_of(context, allow_unpinned=True))
+    print_result(as_json, result, text.observed)
+    return int(result["exit_code"])

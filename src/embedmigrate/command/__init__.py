@@ -5,9 +5,12 @@ data, prints nothing but progress through the reporter it is given, and raises t
 ``embedmigrate.errors``, whose ``exit_code`` the command line returns.
 """
 
+from embedmigrate.command.adopting import adopt
+from embedmigrate.command.attributing import attribute
 from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
 from embedmigrate.command.checking import check
+from embedmigrate.command.doctor import doctor
 from embedmigrate.command.forward import contract, cutover, upgrade
 from embedmigrate.command.pinning import drift, pin
 from embedmigrate.command.policy import check_policy
@@ -28,8 +31,11 @@ from embedmigrate.command.scripts import (
     upgrade_sql,
 )
 from embedmigrate.command.setup import init, list_templates
+from embedmigrate.command.vendoring import restore
 
 __all__ = [
+    "adopt",
+    "attribute",
     "audit",
     "branches",
     "check",
@@ -38,6 +44,7 @@ __all__ = [
     "contract",
     "current",
     "cutover",
+    "doctor",
     "downgrade",
     "downgrade_sql",
     "drift",
@@ -50,6 +57,7 @@ __all__ = [
     "merge",
     "pin",
     "plan",
+    "restore",
     "revision",
     "rollback",
     "search",

@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from embedmigrate import resolve
-from embedmigrate.catalog import indexes, routes, witnesses
+from embedmigrate.catalog import indexes, routes, spaces, witnesses
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
@@ -39,6 +39,7 @@ def audit(
         job = project.job(collection)
         with project.catalog.read() as connection:
             known = indexes.known_fingerprints(connection)
+            equal = spaces.equal_to(connection, record.fingerprint)
             witness = resolve.witness_of(settings, record.model) if embed else None
             if witness is not None:
                 witness = witnesses.known(connection, record.model, witness)
@@ -52,22 +53,27 @@ def audit(
                 reader,
                 Diff(source, reader, job.work_dir),
                 source,
-                expected={record.fingerprint},
+                expected=equal,
                 known=known,
                 embedder=job.guard(record.model).embedder if embed else None,
                 tolerance=0.0 if witness is None else tolerance_of(witness),
                 confidence=confidence,
                 share=share,
             )
+            # somebody else's file may have changed since it was proven
+            damage = tuple(reader.problems()) if record.adopted else ()
+    findings = (*found.findings, *damage)
     entry = {
         "collection": collection,
         "index": record.name,
         "model": record.model.reference,
         "assurance": record.model.pinned_or_witnessed,
         "provenance": "adopted" if record.adopted else "built",
+        "adopted": record.adopted,
         **found.dump(),
+        "findings": findings,
     }
-    return {"schema": 1, "clean": not found.findings, "collections": [entry]}
+    return {"schema": 1, "clean": not findings, "collections": [entry]}
 
 
 def audited_index(project: Project, collection: str, index: str | None) -> IndexRecord:

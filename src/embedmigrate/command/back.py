@@ -17,6 +17,7 @@ from embedmigrate.catalog.records import AppliedRecord, IndexState
 from embedmigrate.command.project import Project, version_table
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
+from embedmigrate.engine.adopted import refuse_changed
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.errors import (
@@ -240,9 +241,11 @@ def _make_targets_ready(
         collection, target = downgrade.collection, downgrade.target_index
         if target is not None:
             with project.catalog.read() as connection:
-                state = indexes.get(connection, target).state
-            if state is IndexState.DROPPED:
+                index = indexes.get(connection, target)
+            if index.state is IndexState.DROPPED:
                 target = _rebuilt(project, downgrade, leases[collection], rebuild=rebuild)
+            elif index.adopted:  # nobody writes to it: it is up to date, or it is not
+                refuse_changed(project.job(collection), index, anyway=now)
             elif not now:
                 _catch_up(project, collection, leases[collection], target)
         plans.append(replace(downgrade, target_index=target))

@@ -12,10 +12,10 @@ from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.migration import lockfile
 from embedmigrate.migration.environment import Environment
-from embedmigrate.migration.operations import ReembedOp
+from embedmigrate.migration.plan import spec_after
 from embedmigrate.migration.recorder import (
     RecordedStep,
-    all_reembeddings,
+    all_moves,
     pending_upgrades,
     refuse_forks,
 )
@@ -40,19 +40,19 @@ def check(settings: Settings) -> dict[str, Any]:
                 for name in settings.collections:
                     live[name] = routes.live_fingerprint(connection, name)
     pending = pending_upgrades(scripts, heads, ["heads"])
-    reembeddings = all_reembeddings(scripts)
+    moves = all_moves(scripts)
     entries = []
     for name in sorted(settings.collections):
-        steps = reembeddings.get(name, [])
+        steps = moves.get(name, [])
         open_steps = [step for step in pending if step.operation and _of(step) == name]
         differences = _configured_otherwise(settings, name, steps)
         differences += [f"revision {step.revision} is pending" for step in open_steps]
         if not open_steps and steps:
-            target = steps[-1].reembed
-            assert target is not None
-            if live.get(name) != target.target.fingerprint:
+            last = steps[-1].move
+            assert last is not None
+            if live.get(name) != last.target.fingerprint:
                 differences.append(
-                    f"the scripts end at {target.target.reference}, but {live.get(name)} is live"
+                    f"the scripts end at {last.target.reference}, but {live.get(name)} is live"
                 )
         entries.append({"collection": name, "differences": differences})
     deviations = lockfile.compare(settings.script_location, scripts.walk_revisions())
@@ -73,11 +73,9 @@ def _configured_otherwise(
 ) -> list[str]:
     if not steps:
         return ["no revision makes its first index"]
-    operation = steps[-1].reembed
-    assert operation is not None
     wanted = resolve.pinned(settings, settings.collection(collection).model)
     factory = settings.open_store(collection).factory
-    return [str(it) for it in disagreements(settings, operation, wanted, factory)]
+    return [str(it) for it in disagreements(settings, collection, steps, wanted, factory)]
 
 
 @dataclass(frozen=True)
@@ -94,29 +92,31 @@ class Disagreement:
 
 def disagreements(
     settings: Settings,
-    operation: ReembedOp,
+    collection: str,
+    steps: Sequence[RecordedStep],
     wanted: EmbeddingModel | None,
     factory: str | None,
 ) -> Iterator[Disagreement]:
-    """Where the configuration of a collection is not what its last operation makes.
+    """Where the configuration of a collection is not what ``steps``, all of its own, end at.
 
     ``wanted`` is the pinned model that is configured, ``factory`` the index factory; what is None
     is not compared.
     """
-    configured = settings.collection(operation.collection)
-    target = operation.target
+    configured = settings.collection(collection)
+    spec = spec_after(settings, [step.move for step in steps if step.move is not None])
+    target = spec.model
     if wanted is not None and wanted.fingerprint != target.fingerprint:
         yield Disagreement("model", wanted.reference, target.reference)
     elif wanted is not None and wanted.query_side != target.query_side:
         yield Disagreement("query prompt", repr(wanted.query_prompt), repr(target.query_prompt))
-    if configured.recipe.digest != operation.recipe.digest:
-        yield Disagreement("recipe", _shown(configured.recipe), _shown(operation.recipe))
+    if configured.recipe.digest != spec.recipe.digest:
+        yield Disagreement("recipe", _shown(configured.recipe), _shown(spec.recipe))
     metric = configured.store.metric
-    if metric != operation.metric or factory not in (None, operation.factory):
+    if metric != spec.metric or factory not in (None, spec.factory):
         yield Disagreement(
             "index",
-            f"{factory or operation.factory} with {metric}",
-            f"{operation.factory} with {operation.metric}",
+            f"{factory or spec.factory} with {metric}",
+            f"{spec.factory} with {spec.metric}",
         )
 
 

@@ -19,6 +19,7 @@ from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.prepare import prepare
+from embedmigrate.engine.rebind import Rebinding, rebind
 from embedmigrate.errors import (
     ConfigError,
     EmbedMigrateError,
@@ -95,7 +96,7 @@ def upgrade(
             applied: list[str] = []
             if not until_ready:
                 applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
-                _note_applied(project, scripts, applied)
+                note_applied(project, scripts, applied)
                 for collection in prepared:
                     with _alone(collection, failed):
                         project.settle(collection, leases[collection])
@@ -210,16 +211,25 @@ def _prepare_all(
         if upgrade.collection in failed:
             continue
         with _alone(upgrade.collection, failed):
-            prepared[upgrade.collection] = prepare(
-                project.job(upgrade.collection),
-                leases[upgrade.collection],
-                upgrade.transition,
-                again=again,
-                recall_target=project.settings.collection(upgrade.collection).recall_target,
+            prepared[upgrade.collection] = _prepare(
+                project, upgrade, leases[upgrade.collection], again
             )
         if upgrade.collection in failed and len(upgrades) > 1:
             project.reporter.note(f"{upgrade.collection}: {failed[upgrade.collection]}")
     return prepared
+
+
+def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None) -> RunRecord:
+    job = project.job(upgrade.collection)
+    if isinstance(upgrade.transition, Rebinding):
+        return rebind(job, lease, upgrade.transition, again=again)
+    return prepare(
+        job,
+        lease,
+        upgrade.transition,
+        again=again,
+        recall_target=project.settings.collection(upgrade.collection).recall_target,
+    )
 
 
 @contextmanager
@@ -261,7 +271,7 @@ def _walk(
     return applied
 
 
-def _note_applied(project: Project, scripts: ScriptDirectory, applied: Sequence[str]) -> None:
+def note_applied(project: Project, scripts: ScriptDirectory, applied: Sequence[str]) -> None:
     """Record how the applied scripts look, those of a walk that was cut short among them."""
     if not applied:
         return
@@ -296,13 +306,16 @@ def _describe(
         route = routes.get(connection, upgrade.collection)
         run = prepared.get(upgrade.collection)
         latest = runs.get(connection, run.id) if run is not None else None
+        index = None if latest is None else indexes.get(connection, latest.index_name)
     error = failed.get(upgrade.collection)
     return {
         "collection": upgrade.collection,
         "revision": upgrade.transition.revision,
         "superseded": list(upgrade.superseded),
-        "model": upgrade.transition.spec.model.reference,
-        "index": None if latest is None else latest.index_name,
+        "model": upgrade.transition.model.reference,
+        "assurance": upgrade.transition.model.pinned_or_witnessed,
+        "index": None if index is None else index.name,
+        "container": None if index is None else index.container,
         "state": "failed" if latest is None else latest.state,
         "error": None if error is None else error.message,
         "live": latest is not None and route.live_index == latest.index_name,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedmigrate import resolve
+from embedmigrate.command.vendoring import line_to_configure, packaged, summary
 from embedmigrate.config import Settings
 from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder
 from embedmigrate.embedders.measuring import (
@@ -18,39 +20,56 @@ from embedmigrate.embedders.measuring import (
     processor_of,
     record_of,
     runtime_of,
+    seen_to_cut_at,
 )
-from embedmigrate.errors import ConfigError, Drifted
+from embedmigrate.errors import ConfigError, Drifted, NotProven
 from embedmigrate.models import EmbeddingModel
-from embedmigrate.models.canaries import CANARIES
-from embedmigrate.models.drift import DriftReport, judge, threshold_of
+from embedmigrate.models.canaries import CANARIES, SENTINELS
+from embedmigrate.models.drift import (
+    OTHER_MODEL_DISTANCE,
+    DriftReport,
+    judge,
+    threshold_of,
+)
 from embedmigrate.models.pin_file import Pin, read_pins, write_pin
+from embedmigrate.models.references import is_dated
 from embedmigrate.models.witness import Behaviour, Witness, WitnessRecord
 
 _LONG_TEXT = 50
 """Times that the longest canary is repeated to see where a model cuts."""
 
 
-def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str, Any]:
+def pin(
+    settings: Settings, name: str, *, new_witness: bool = False, vendor: Path | str | None = None
+) -> dict[str, Any]:
     """Resolve the model ``name`` to its exact identity, measure it, and write its pin file.
 
     A pin file that is there and whose witness still holds is kept; a platform that it does not
     know is added. ``Drifted`` when the model behaves otherwise than it did: ``new_witness`` then
-    makes it a new model, with a fingerprint of its own.
+    makes it a new model, with a fingerprint of its own. ``vendor`` copies its files into a folder
+    of their own below that one (relative to the project); from then on they alone are the model.
     """
-    declared = resolve.identify(settings, name)
-    known = _known_pin(settings, name, declared)
+    pins = read_pins(settings.pins, name)
+    place, package = packaged(settings, name, pins, vendor)
+    cls = settings.embedder_class(name)
+    declared = cls.identify(name, place, settings.root)
+    known = next((it for it in reversed(pins) if it.model.is_declared_like(declared)), None)
     # A witness is no part of what a declaration says, so an embedder is asked for one as declared.
     expected = declared if known is None else known.model
-    cls = settings.embedder_class(name)
-    with closing(cls.load(settings.model(name), expected, settings.root)) as embedder:
-        seen = measured(embedder)
+    with closing(cls.load(place, expected, settings.root)) as embedder:
+        _refuse_unmeasurable(embedder.model, behaviour(embedder, SENTINELS[:1]))
+        seen = measured(embedder)  # hundreds of calls, which one that is wrong at once is spared
         record = record_of(embedder, seen)
+        _refuse_unmeasurable(embedder.model, seen)
         effective = _effective(embedder, seen)
     if known is None:
         new = _new_pin(name, declared, record)
     else:
         new = _renewed(known, record, name, new_witness=new_witness)
-    new = replace(new, effective=effective)
+        if vendor is not None and known is not pins[-1]:  # the last one pinned counts
+            new = replace(new, pinned_at=record.measured_at)
+    model = new.model.model_copy(update={"revision": declared.revision})
+    new = replace(new, model=model, effective=effective, package=package)
     try:
         path, changed = write_pin(settings.pins, new)
     except OSError as error:
@@ -67,6 +86,9 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
         "assurance": new.model.pinned_or_witnessed,
         "model": new.model.model_dump(mode="json"),
         "effective": dict(new.effective),
+        "package": package and summary(package),
+        "configure": line_to_configure(settings.model(name), new.model),
+        "dated_name": _dated_name(new),
         "same_space_as": _same_space(settings, name, new.model),
         "witness": {
             "runtime": record.runtime,
@@ -78,11 +100,6 @@ def pin(settings: Settings, name: str, *, new_witness: bool = False) -> dict[str
             "detects_in_batches": threshold_of(seen.batch_noise),
         },
     }
-
-
-def _known_pin(settings: Settings, name: str, declared: EmbeddingModel) -> Pin | None:
-    pins = read_pins(settings.pins, name)
-    return next((pin for pin in reversed(pins) if pin.model.is_declared_like(declared)), None)
 
 
 def _new_pin(name: str, declared: EmbeddingModel, record: WitnessRecord) -> Pin:
@@ -102,8 +119,9 @@ def _renewed(known: Pin, record: WitnessRecord, name: str, *, new_witness: bool)
             witness=known.witness.having(record),
         )
     if not new_witness:
+        was = known.model.pinned_or_witnessed
         raise Drifted(
-            f"model {name!r} does not behave as it did when it was pinned",
+            f"model {name!r} does not behave as it did when it was {was}",
             found=report.summary(),
             expected=f"at most {report.threshold:.2g} from the witness of {known.model.reference}",
             next_step=f"find out what changed; embedmigrate pin {name} --new-witness makes it a "
@@ -116,6 +134,26 @@ def _renewed(known: Pin, record: WitnessRecord, name: str, *, new_witness: bool)
 def _with_witness(model: EmbeddingModel, record: WitnessRecord) -> EmbeddingModel:
     stated = model.model_dump(exclude={"fingerprint"}) | {"witness": record.digest}
     return EmbeddingModel.model_validate(stated)
+
+
+def _refuse_unmeasurable(model: EmbeddingModel, seen: Behaviour) -> None:
+    """A model whose answers say nothing of it has no witness."""
+    if seen.refusal:
+        raise ConfigError(
+            f"{model.name} does not answer every canary as it is declared",
+            found=seen.refusal,
+            expected=f"{model.dimensions} numbers for every text"
+            + (", of length 1" if model.normalize else ""),
+            next_step="correct dimensions, normalize or parameters of the model",
+        )
+    if not model.artifacts and (least := threshold_of(seen.noise)) >= OTHER_MODEL_DISTANCE:
+        raise NotProven(
+            f"{model.name} answers too differently from one time to the next for a witness",
+            found=f"cosine distances up to {seen.noise:.2g} for one text: a change below "
+            f"{least:.2g} is hidden in it",
+            expected=f"less than {OTHER_MODEL_DISTANCE}, which another model may be away",
+            next_step="choose another model, or one whose files can be pinned",
+        )
 
 
 def _effective(embedder: Embedder, seen: Behaviour) -> dict[str, Any]:
@@ -131,11 +169,11 @@ def _effective(embedder: Embedder, seen: Behaviour) -> dict[str, Any]:
     expected: dict[str, Any] = {"dimensions": model.dimensions}
     if model.normalize:
         expected["unit_vectors"] = True
-    tokens_of = getattr(embedder, "tokens_of", None)
-    longest = max((canary.text for canary in CANARIES), key=len)
-    taken = tokens_of(" ".join([longest] * _LONG_TEXT)) if tokens_of else None
-    if taken is not None and model.max_tokens is not None:
-        effective["max_tokens"], expected["max_tokens"] = taken, model.max_tokens
+    if model.max_tokens is not None:
+        expected["max_tokens"] = model.max_tokens
+        effective["max_tokens"] = _tokens_taken(embedder, model.max_tokens, seen)
+    if answers_as := getattr(embedder, "answers_as", ""):
+        effective["answers_as"] = answers_as
     for key, value in expected.items():
         if effective[key] != value:
             raise ConfigError(
@@ -145,6 +183,22 @@ def _effective(embedder: Embedder, seen: Behaviour) -> dict[str, Any]:
                 next_step=f"correct {key} of the model",
             )
     return effective
+
+
+def _tokens_taken(embedder: Embedder, stated: int, seen: Behaviour) -> int | str:
+    tokens_of = getattr(embedder, "tokens_of", None)
+    longest = max((canary.text for canary in CANARIES), key=len)
+    taken: int | None = tokens_of(" ".join([longest] * _LONG_TEXT)) if tokens_of else None
+    if taken is not None:
+        return taken
+    cuts = seen_to_cut_at(embedder, stated, threshold_of(seen.noise))
+    return stated if cuts else f"other than {stated}"
+
+
+def _dated_name(pin: Pin) -> str | None:
+    """What a server calls a model that is only witnessed, if that name would pin it."""
+    answers_as = str(pin.effective.get("answers_as", ""))
+    return answers_as if pin.model.assurance == "witness" and is_dated(answers_as) else None
 
 
 def _same_space(settings: Settings, name: str, model: EmbeddingModel) -> list[str]:

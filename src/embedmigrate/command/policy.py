@@ -19,7 +19,7 @@ from embedmigrate.errors import ConfigError, EmbedMigrateError, Fork
 from embedmigrate.migration import lockfile
 from embedmigrate.migration.environment import Environment
 from embedmigrate.migration.literal import find_not_literal
-from embedmigrate.migration.recorder import RecordedStep, all_reembeddings, find_forks
+from embedmigrate.migration.recorder import RecordedStep, all_moves, find_forks
 
 CHECKS = {
     "pinned": "every model is pinned, and configured as it was pinned",
@@ -86,7 +86,7 @@ class _Inspection:
         if freeze:
             self.frozen = _freeze(settings, scripts)
         self._note("unchanged", _changed(settings, scripts))
-        self.reembeddings = all_reembeddings(scripts)
+        self.reembeddings = all_moves(scripts)
         forks = list(find_forks(scripts, self.reembeddings))
         self._note("one-head", _many_heads(settings, scripts, self.reembeddings, forks))
         self._note("pinned", _not_pinned(settings, self.reembeddings))
@@ -120,7 +120,7 @@ class _Inspection:
 
     def _collection(self, name: str) -> dict[str, Any]:
         steps = self.reembeddings.get(name, [])
-        last = steps[-1].reembed if steps else None
+        last = steps[-1].move if steps else None
         return {
             "collection": name,
             "agrees": not any(finding.collection == name for finding in self.findings),
@@ -229,7 +229,7 @@ def _not_pinned(settings: Settings, reembeddings: _Reembeddings) -> Iterator[Fin
                     collection=name,
                 )
     for name, steps in sorted(reembeddings.items()):
-        targets = {it.reembed.target: it.revision for it in reversed(steps) if it.reembed}
+        targets = {it.move.target: it.revision for it in reversed(steps) if it.move}
         for target, revision in targets.items():
             if not any(settings.pins.glob(f"*.{target.fingerprint}.json")):
                 yield Finding(
@@ -268,12 +268,12 @@ def _declared_otherwise(
 ) -> Iterator[Finding]:
     for name, configured in sorted(settings.collections.items()):
         steps = reembeddings.get(name, [])
-        last = steps[-1].reembed if steps else None
+        last = steps[-1].move if steps else None
         if last is None or name in forked:
             continue
         wanted = resolve.newest_pin(settings, configured.model)
         factory = getattr(configured.store, "factory", None)  # not every kind of store has one
-        for it in disagreements(settings, last, wanted, factory):
+        for it in disagreements(settings, name, steps, wanted, factory):
             yield Finding(
                 "declared",
                 f"the {it.what} of collection {name!r} is configured otherwise than in the scripts",

@@ -59,6 +59,7 @@ class Project:
                 pinned_witness=lambda model: resolve.witness_of(self.settings, model),
                 batch_size=general.batch_size,
                 witness_batches=general.witness_batches,
+                proof_sample=general.proof_sample,
                 lease_seconds=general.lease_seconds,
                 reporter=self.reporter,
                 stop=self.stop,

@@ -15,11 +15,12 @@ from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
+from embedmigrate.engine.rebind import Rebinding
 from embedmigrate.engine.verify import Finding
 from embedmigrate.engine.verify import verify as verify_index
 from embedmigrate.errors import EmbedMigrateError, IndexGone, UsageError
 from embedmigrate.migration.environment import Environment
-from embedmigrate.migration.plan import plan_upgrade
+from embedmigrate.migration.plan import Upgrade, plan_upgrade
 from embedmigrate.migration.recorder import pending_upgrades, refuse_forks
 from embedmigrate.stores.base import Filter
 
@@ -39,24 +40,33 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
     if project is not None:
         with project:
             heads = project.applied_heads()
-    entries = []
-    for upgrade in plan_upgrade(settings, pending_upgrades(scripts, heads, targets)):
+    upgrades = plan_upgrade(settings, pending_upgrades(scripts, heads, targets))
+    return {"schema": 1, "collections": [_planned(settings, upgrade) for upgrade in upgrades]}
+
+
+def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
+    entry = {
+        "collection": upgrade.collection,
+        "revision": upgrade.transition.revision,
+        "superseded": list(upgrade.superseded),
+        "source": upgrade.source_reference,
+        "target": upgrade.transition.model.reference,
+        "assurance": upgrade.transition.model.pinned_or_witnessed,
+        "rebind": isinstance(upgrade.transition, Rebinding),
+        "factory": None,
+        "documents": 0,
+        "vector_bytes": 0,
+    }
+    if not isinstance(upgrade.transition, Rebinding):
         spec = upgrade.transition.spec
         with closing(settings.open_source(upgrade.collection, spec.recipe)) as source:
             documents = source.prepare()
-        entries.append(
-            {
-                "collection": upgrade.collection,
-                "revision": upgrade.transition.revision,
-                "superseded": list(upgrade.superseded),
-                "source": upgrade.source_reference,
-                "target": spec.model.reference,
-                "factory": spec.factory,
-                "documents": documents,
-                "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
-            }
-        )
-    return {"schema": 1, "collections": entries}
+        entry |= {
+            "factory": spec.factory,
+            "documents": documents,
+            "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
+        }
+    return entry
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def status(settings: Settings) -> dict[str, Any]:
             entries = [_status_of(connection, name) for name in sorted(settings.collections)]
         for entry in entries:  # behind the transaction: an index may take seconds to open
             if live := entry["live"]:
-                live["documents"] = _documents(project, entry["collection"], live["index"])
+                live["documents"] = _documents(project, entry["collection"], live["container"])
     return {"schema": 1, "collections": entries}
 
 
@@ -94,23 +104,18 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     if route.live_index is not None:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
-            "index": live.name,
-            "fingerprint": live.fingerprint,
-            "model": live.model.name,
+            **_described(live),
             "generation": route.generation,
             "documents": None,
         }
     for index in indexes.of_collection(connection, collection):
         if index.name == route.live_index:
             continue
-        described = {
-            "index": index.name,
-            "fingerprint": index.fingerprint,
-            "model": index.model.name,
-        }
+        described = _described(index)
         run = runs.latest(connection, collection, index=index.name)
         rebuilt = run is not None and run.state in UNDER_WAY
-        if index.state is IndexState.RETAINED and not rebuilt:
+        kept = index.state in (IndexState.RETAINED, IndexState.ADOPTED)
+        if kept and not rebuilt:
             undone = run is not None and run.state in STICKY
             entry["retained"].append(
                 {
@@ -136,10 +141,21 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     return entry
 
 
-def _documents(project: Project, collection: str, index: str) -> int | None:
+def _described(index: IndexRecord) -> dict[str, Any]:
+    return {
+        "index": index.name,
+        "container": index.container,
+        "fingerprint": index.fingerprint,
+        "model": index.model.name,
+        "assurance": index.model.pinned_or_witnessed,
+        "provenance": "adopted" if index.adopted else "built",
+    }
+
+
+def _documents(project: Project, collection: str, container: str) -> int | None:
     """How many documents the store holds; None when it cannot be opened."""
     try:
-        with closing(project.job(collection).store.reader(index)) as reader:
+        with closing(project.job(collection).store.reader(container)) as reader:
             return reader.statistics().documents
     except EmbedMigrateError:
         return None
@@ -201,7 +217,7 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
     job = project.job(collection)
     with (
         closing(job.open_source(index.spec.recipe)) as source,
-        closing(job.store.reader(index.name)) as reader,
+        closing(job.reader(index)) as reader,
     ):
         job.reporter.phase(collection, "verifying")
         source.prepare()
@@ -214,6 +230,7 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
             source,
             job.embedder(index.model),
             diff.comparison,
+            spaces=job.spaces(index),
             recall_target=project.settings.collection(collection).recall_target,
         )
 

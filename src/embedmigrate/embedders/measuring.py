@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedmigrate.embedders.base import Embedder, Vectors
-from embedmigrate.errors import BadAnswer, EmbedMigrateError
+from embedmigrate.errors import BadAnswer, ConfigError, EmbedMigrateError
 from embedmigrate.models.canaries import CANARIES
 from embedmigrate.models.drift import distances_of
 from embedmigrate.models.witness import Behaviour, WitnessRecord, processor_family
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _Ask = Callable[[Sequence[str]], Vectors]
 _ALL = tuple(range(len(CANARIES)))
+_ENDINGS = ("iron gold stone glass wood paper salt coal", "dog cat horse bird fish mouse bear wolf")
+_SPECIAL_TOKENS = 8
+"""More than any model adds to a text."""
 
 
 def runtime_of(embedder: Embedder) -> str:
@@ -64,6 +67,28 @@ def record_of(embedder: Embedder, seen: Behaviour) -> WitnessRecord:
     """What was seen, with this platform and this moment."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return WitnessRecord(runtime_of(embedder), processor_of(embedder), now, seen)
+
+
+def seen_to_cut_at(embedder: Embedder, tokens: int, threshold: float) -> bool:
+    """Whether texts are cut at about ``tokens``, as far as answers tell without a tokenizer.
+
+    Two texts that differ only behind that place must have one vector, up to ``threshold``; two
+    that differ shortly before it must not. A word so frequent is one token of any tokenizer.
+    """
+    prompt = embedder.model.document_prompt
+    before = tokens - len(_ENDINGS[0].split()) - _SPECIAL_TOKENS - len(prompt)
+
+    def distance(words: int) -> float:
+        first, second = (f"{'the ' * words}{ending}" for ending in _ENDINGS)
+        answers = [embedder.embed_documents([text]) for text in (first, second)]
+        return distances_of(*answers)[0]
+
+    if before > 0 and distance(before) <= threshold:
+        return False
+    try:
+        return distance(tokens) <= threshold
+    except ConfigError:  # what is longer is refused, so nothing that was cut is ever stored
+        return True
 
 
 class _Side:

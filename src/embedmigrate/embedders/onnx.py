@@ -79,6 +79,11 @@ class OnnxEmbedder(TransformerEmbedder):
         )
 
     @classmethod
+    def artifacts(cls, config: ModelConfig, root: Path) -> Artifacts:
+        """The files of a declaration, by role, found and not yet hashed."""
+        return _find(own(config, OnnxConfig), root).artifacts
+
+    @classmethod
     def load(cls, config: ModelConfig, model: EmbeddingModel, root: Path) -> Self:
         """See ``Embedder``."""
         parts = _find(own(config, OnnxConfig), root)
@@ -133,7 +138,7 @@ def _find(config: OnnxConfig, root: Path) -> _Parts:
     # The choice of an output changes every vector and is no field of the identity.
     chosen = {} if output == usual else {"output": _digest_of_name(output)}
     files = {"weights": weights, **external, "tokenizer": tokenizer}
-    return _Parts(folder, Artifacts(files, chosen), graph, output)
+    return _Parts(folder, Artifacts(files, chosen, places.commit), graph, output)
 
 
 def _require_text_encoder(path: Path, graph: OnnxGraph) -> None:

@@ -63,6 +63,11 @@ class SentenceTransformersEmbedder(TransformerEmbedder):
         return identify_transformer(name, config, folder, artifacts, width=width)
 
     @classmethod
+    def artifacts(cls, config: ModelConfig, root: Path) -> Artifacts:
+        """The files of a declaration, by role, found and not yet hashed."""
+        return _find(own(config, SentenceTransformersConfig), root)[1]
+
+    @classmethod
     def load(cls, config: ModelConfig, model: EmbeddingModel, root: Path) -> Self:
         """See ``Embedder``."""
         config = own(config, SentenceTransformersConfig)
@@ -130,9 +135,9 @@ def _find(config: SentenceTransformersConfig, root: Path) -> tuple[FolderSetting
     if home is None:
         raise ConfigError(
             "the model does not say which sentence-transformers folder it is",
-            found="neither package nor path",
-            expected="package = … (and perhaps folder = …), or path = …",
-            next_step="add package or path to the model",
+            found="no place",
+            expected="package, path or repo = … (and perhaps folder = …)",
+            next_step="add package, path or repo to the model",
         )
     if (home / "adapter_config.json").exists():
         raise UnsupportedModel(
@@ -145,7 +150,7 @@ def _find(config: SentenceTransformersConfig, root: Path) -> tuple[FolderSetting
     # The graph is not in the weights: it is built from the architecture's configuration.
     files["weights/config.json"] = places.find("config.json", None, [home / "config.json"])
     files["tokenizer"] = places.find("tokenizer", config.tokenizer, [home / "tokenizer.json"])
-    return folder, Artifacts(files)
+    return folder, Artifacts(files, commit=places.commit)
 
 
 def _weights(places: Places, home: Path) -> dict[str, Path]:

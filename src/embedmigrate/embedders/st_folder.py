@@ -25,6 +25,15 @@ _PROMPT_NAMES: dict[Side, tuple[str, ...]] = {
 
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}
 
+_SETTINGS_FILES = (
+    *("modules.json", "config.json", "sentence_*_config.json", "config_sentence_transformers.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
+    *("processor_config.json", "preprocessor_config.json"),
+)
+"""What a folder of the model, or of one of its modules, states in files: all that we read, and all
+that the library of the folder reads besides weights."""
+
 _SUPPORTED_MODULES = "Transformer, Pooling and perhaps Normalize; or StaticEmbedding"
 
 _REASONS = {
@@ -105,6 +114,15 @@ def read_folder(folder: Path | None) -> FolderSettings:
         prompts=prompts,
         default_prompt=default_prompt,
     )
+
+
+def settings_files(folder: Path) -> list[Path]:
+    """The files of a model folder that say a setting or hold a vocabulary."""
+    homes = [folder]
+    if (folder / "modules.json").is_file():
+        homes += [place for _, place in _read_modules(folder)]
+    found = {path for home in homes for name in _SETTINGS_FILES for path in home.glob(name)}
+    return sorted(path for path in found if path.is_file())
 
 
 def _read_modules(folder: Path) -> list[tuple[str, Path]]:

@@ -89,6 +89,11 @@ class StaticEmbedder(LocalEmbedder):
         )
 
     @classmethod
+    def artifacts(cls, config: ModelConfig, root: Path) -> Artifacts:
+        """The files of a declaration, by role, found and not yet hashed."""
+        return _find(own(config, StaticConfig), root)[1]
+
+    @classmethod
     def load(cls, config: ModelConfig, model: EmbeddingModel, root: Path) -> Self:
         """See ``Embedder``."""
         _, artifacts = _find(own(config, StaticConfig), root)
@@ -158,7 +163,8 @@ def _find(config: StaticConfig, root: Path) -> tuple[FolderSettings, Artifacts]:
     tokenizer = places.find(
         "tokenizer", config.tokenizer, [home / "tokenizer.json"] if home else []
     )
-    return folder, Artifacts({"weights": weights, "tokenizer": tokenizer})
+    files = {"weights": weights, "tokenizer": tokenizer}
+    return folder, Artifacts(files, commit=places.commit)
 
 
 def _open_table(path: Path) -> _Table:

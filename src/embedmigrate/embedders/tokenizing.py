@@ -58,7 +58,7 @@ class TextTokenizer:
         try:
             encodings = self._encode(texts)
         except TypeError:
-            encodings = self._encode([_without_surrogates(text) for text in texts])
+            encodings = self._encode([without_surrogates(text) for text in texts])
         return [encoding.ids for encoding in encodings]
 
     def _encode(self, texts: Sequence[str]) -> Sequence[Encoding]:
@@ -115,5 +115,6 @@ def stated_truncation(path: Path) -> int | None:
     return truncation.get("max_length")
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
+    """``text`` with every lone surrogate, which no UTF-8 can hold, replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

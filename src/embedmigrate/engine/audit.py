@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from embedmigrate.embedders.base import Embedder, checked
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.sampling import Sample
-from embedmigrate.engine.statistics import sample_size, upper_bound, wilson
+from embedmigrate.engine.statistics import sample_size, upper_bound
 from embedmigrate.models.drift import ALARMING_NORM, NOISE_FACTOR, distances_of, norm_ratios
 from embedmigrate.models.witness import Witness
 from embedmigrate.sources.base import Source
@@ -57,9 +57,7 @@ class SampleProof:
         tested = self.proven + len(self.wrong)
         if tested == self.population:
             return len(self.wrong) / max(tested, 1)
-        if not self.wrong:
-            return upper_bound(tested, self.confidence)
-        return wilson(len(self.wrong), tested, self.confidence)[1]
+        return upper_bound(tested, self.confidence, len(self.wrong))
 
     def dump(self) -> dict[str, Any]:
         return {

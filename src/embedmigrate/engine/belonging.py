@@ -10,7 +10,7 @@ from embedmigrate.stores.base import IndexManifest
 
 
 def manifest_of(job: Job, index: IndexRecord) -> IndexManifest:
-    """What a new index says of itself."""
+    """What the container of a new index says of itself."""
     return IndexManifest(
         index=index.name,
         collection=index.collection,
@@ -31,8 +31,8 @@ def check_store(job: Job, generation: int) -> None:
     are in use: it would hand out their names and generations again.
     """
     with job.catalog.read() as connection:
-        known = indexes.known_names(connection)
-        dropped = indexes.dropped_names(connection)
+        known = indexes.containers(connection)
+        dropped = indexes.dropped_containers(connection)
     for manifest in job.store.manifests():
         if manifest.catalog_id != job.catalog.id:
             problem, found = "belongs to another catalog", f"catalog {manifest.catalog_id}"

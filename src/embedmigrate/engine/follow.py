@@ -59,7 +59,7 @@ class Noted:
     """The first ``REMEMBERED_DIFFERENCES`` of them."""
 
 
-def note_differences(job: Job, lease: Lease, source: Source, index: str) -> Noted:
+def note_differences(job: Job, lease: Lease, source: Source, index: IndexRecord) -> Noted:
     """Compare source and index and enter every difference into the journal.
 
     Nothing is entered before all is compared, so that a source that lost its documents is refused
@@ -67,7 +67,7 @@ def note_differences(job: Job, lease: Lease, source: Source, index: str) -> Note
     """
     remembered: set[Difference] = set()
     with (
-        closing(job.store.reader(index)) as reader,
+        closing(job.reader(index)) as reader,
         temporary_space(),
         tempfile.TemporaryFile("w+", encoding="utf-8") as found,
     ):

@@ -20,7 +20,7 @@ from embedmigrate.embedders.measuring import (
 from embedmigrate.errors import Drifted
 from embedmigrate.models.canaries import SENTINELS
 from embedmigrate.models.drift import figures_of, judge, reasons_of, threshold_of
-from embedmigrate.models.witness import Witness, WitnessRecord
+from embedmigrate.models.witness import Behaviour, Witness, WitnessRecord
 
 
 @dataclass
@@ -36,6 +36,19 @@ class Guard:
     remember: Callable[[WitnessRecord], None]
     note: Callable[[str], None]
     _record: WitnessRecord | None = field(default=None, init=False)
+    _seen: Behaviour | None = field(default=None, init=False)
+
+    @property
+    def record(self) -> WitnessRecord:
+        """How the model behaves on this platform, from its witness."""
+        assert self._record is not None, "the guard is open"
+        return self._record
+
+    @property
+    def seen(self) -> Behaviour:
+        """What it answered when the guard was opened: all canaries, both sides."""
+        assert self._seen is not None, "the guard is open"
+        return self._seen
 
     def open(self) -> None:
         """Compare every canary of both sides with the record; ``Drifted`` when one has moved.
@@ -53,7 +66,7 @@ class Guard:
             record = record_of(self.embedder, seen)
             self.remember(record)
             self.note(f"{self.embedder.model.reference}: {report.summary()}")
-        self._record = record
+        self._record, self._seen = record, seen
 
     def check(self) -> None:
         """Compare the sentinels, of the document side; ``Drifted`` when one has moved."""
@@ -76,9 +89,8 @@ class Guard:
     def _drifted(self, found: str, threshold: float) -> Drifted:
         model = self.embedder.model
         return Drifted(
-            f"{model.reference} does not behave as it did when it was pinned",
+            f"{model.reference} does not behave as it did when it was {model.pinned_or_witnessed}",
             found=found,
             expected=f"at most {threshold:.2g} from its witness",
-            next_step=f"embedmigrate drift {model.name}; nothing that it made since its last good "
-            "check is used",
+            next_step="embedmigrate drift; nothing that it made since its last good check is used",
         )

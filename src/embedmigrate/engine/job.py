@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from embedmigrate.catalog import Catalog, witnesses
+from embedmigrate.catalog import Catalog, spaces, witnesses
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.engine.guard import Guard
 from embedmigrate.errors import Stopped
 from embedmigrate.models import EmbeddingModel, Recipe
 from embedmigrate.models.witness import Witness, WitnessRecord
 from embedmigrate.sources.base import Source
-from embedmigrate.stores.base import Store
+from embedmigrate.stores.base import IndexReader, IndexWriter, Store
 
 
 class Reporter(Protocol):
@@ -87,6 +89,7 @@ class Job:
     pinned_witness: Callable[[EmbeddingModel], Witness] = _no_witness
     batch_size: int = 512
     witness_batches: int = 64
+    proof_sample: int = 459
     lease_seconds: float = 30.0
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
@@ -94,6 +97,26 @@ class Job:
     """Whether a diff may delete more than a tenth of an index (``--yes``)."""
     _embedders: dict[tuple[str, str], Embedder] = field(default_factory=dict)
     _guards: dict[tuple[str, str], Guard] = field(default_factory=dict)
+
+    def spaces(self, index: IndexRecord) -> frozenset[str]:
+        """The fingerprints that the vectors of ``index`` may be stamped with."""
+        with self.catalog.read() as connection:
+            return spaces.equal_to(connection, index.fingerprint)
+
+    def reader(self, index: IndexRecord) -> IndexReader:
+        """Open what holds the vectors of ``index``; ``IndexGone`` when it is not there."""
+        return self.store.reader(index.container)
+
+    def writer(self, index: IndexRecord, lease: Lease, *, run: str) -> IndexWriter:
+        """Open it for writing; ``ModelMismatch`` when it is of another space (I4)."""
+        accepts = self.spaces(index)
+        writer = self.store.writer(index.container, epoch=lease.epoch, run=run, accepts=accepts)
+        try:
+            spaces.require(index, writer.manifest.fingerprint, accepts)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
 
     def guard(self, model: EmbeddingModel) -> Guard:
         """The guard of ``model``, loaded and found to be itself; ``Drifted`` when it is not."""

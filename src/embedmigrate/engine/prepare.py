@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
@@ -31,7 +32,7 @@ from embedmigrate.errors import (
     Stopped,
     Temporary,
 )
-from embedmigrate.models import IndexSpec
+from embedmigrate.models import EmbeddingModel, IndexSpec
 from embedmigrate.sources.base import KeyRange, Source
 from embedmigrate.stores.base import IndexWriter
 
@@ -47,6 +48,20 @@ class Transition:
     spec: IndexSpec
     leaves: str | None
     """Fingerprint that must be live before; None for a first index."""
+
+    @property
+    def model(self) -> EmbeddingModel:
+        return self.spec.model
+
+
+class Change(Protocol):
+    """What every kind of revision says of a collection."""
+
+    @property
+    def revision(self) -> str: ...
+
+    @property
+    def leaves(self) -> str | None: ...
 
 
 def prepare(
@@ -65,7 +80,7 @@ def prepare(
     """
     job.store.check_writable()
     check_leaves(job, transition)
-    _refuse_sticky(job, transition, again)
+    refuse_sticky(job, transition, again)
     check_store(job, route_generation(job))
     with closing(job.open_source(transition.spec.recipe)) as source:
         # what is wrong with the model or the source is said before anything is made
@@ -88,9 +103,10 @@ def _prepare(
     recall_target: float,
 ) -> RunRecord:
     run, index = _open_run(job, lease, transition, again)
-    job.store.create(manifest_of(job, index))
+    if index.container == index.name:
+        job.store.create(manifest_of(job, index))
     try:
-        with closing(job.store.writer(index.name, epoch=lease.epoch, run=str(run.id))) as writer:
+        with closing(job.writer(index, lease, run=str(run.id))) as writer:
             return _Preparation(job, lease, index, source, writer, recall_target).go(run)
     except (Stopped, Temporary):
         raise
@@ -104,20 +120,20 @@ def route_generation(job: Job) -> int:
         return routes.get(connection, job.collection).generation
 
 
-def check_leaves(job: Job, transition: Transition) -> None:
+def check_leaves(job: Job, change: Change) -> None:
     """``SourceMismatch`` unless the model that the revision leaves is the one that is live."""
     with job.catalog.read() as connection:
         live = routes.live_fingerprint(connection, job.collection)
-    if live != transition.leaves:
+    if live != change.leaves:
         raise SourceMismatch(
-            f"revision {transition.revision} does not start from what {job.collection!r} serves",
+            f"revision {change.revision} does not start from what {job.collection!r} serves",
             found=f"live model {live or 'none'}",
-            expected=f"live model {transition.leaves or 'none'}",
+            expected=f"live model {change.leaves or 'none'}",
             next_step="embedmigrate current, then rebase the revision on what is live",
         )
 
 
-def _refuse_sticky(job: Job, transition: Transition, again: str | None) -> None:
+def refuse_sticky(job: Job, change: Change, again: str | None) -> None:
     """``StickyState`` when the last thing that happened to the revision is that a person undid it.
 
     That holds for every revision of a block that went back as one, whether it had a run or not.
@@ -126,17 +142,17 @@ def _refuse_sticky(job: Job, transition: Transition, again: str | None) -> None:
         return
     with job.catalog.read() as connection:
         last = events.last(
-            connection, job.collection, "run_started", *STICKY, revision=transition.revision
+            connection, job.collection, "run_started", *STICKY, revision=change.revision
         )
     if last is None or last["kind"] not in STICKY:
         return
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(last["at"]))
     raise StickyState(
-        f"revision {transition.revision} of {job.collection!r} was "
+        f"revision {change.revision} of {job.collection!r} was "
         f"{last['kind'].replace('_', ' ')} by a person",
         found=f"{last['actor']}, {when}: {last['data'].get('reason') or 'no reason given'}",
         expected="a person's decision to try again",
-        next_step=f'embedmigrate upgrade {transition.revision} --again "reason"',
+        next_step=f'embedmigrate upgrade {change.revision} --again "reason"',
     )
 
 
@@ -145,7 +161,8 @@ def _open_run(
 ) -> tuple[RunRecord, IndexRecord]:
     with job.catalog.read() as connection:
         candidates = indexes.reusable(connection, job.collection, transition.spec)
-    usable = {index.name: index for index in candidates if _is_sound(job, index)}
+    ours = (index for index in candidates if index.adopted is None)
+    usable = {index.name: index for index in ours if _is_sound(job, index)}
     with job.catalog.write() as connection:
         last = runs.latest(connection, job.collection, revision=transition.revision)
         if last is not None and last.state not in STICKY and last.index_name in usable:
@@ -159,18 +176,20 @@ def _discard_open_window(job: Job, lease: Lease, transition: Transition, reason:
     """What a runner that died had embedded last has its closing check now, and fails it."""
     with job.catalog.read() as connection:
         run = runs.latest(connection, job.collection, revision=transition.revision)
-        is_open = run is not None and runs.has_open_window(connection, run.id)
-    if run is not None and is_open:
-        with closing(job.store.writer(run.index_name, epoch=lease.epoch, run=str(run.id))) as it:
-            discard_window(job, lease, run, it, reason)
+        if run is None or not runs.has_open_window(connection, run.id):
+            return
+        index = indexes.get(connection, run.index_name)
+    with closing(job.writer(index, lease, run=str(run.id))) as writer:
+        discard_window(job, lease, run, writer, reason)
 
 
 def _is_sound(job: Job, index: IndexRecord) -> bool:
-    """Whether an index may be built on. One that is not there yet, or any more, is made again."""
+    """Whether an index may be built on. One that is not there yet, or any more, is made again,
+    unless another index made its container."""
     try:
-        job.store.reader(index.name).close()
+        job.reader(index).close()
     except IndexGone:
-        return True
+        return index.container == index.name
     except DamagedIndex as error:
         job.reporter.note(f"{index.name} is not used again: {error.message}")
         return False
@@ -239,7 +258,7 @@ class _Preparation:
             self._phase("comparing")
             if round_number > 1:
                 self.source.prepare()
-            noted = note_differences(self.job, self.lease, self.source, self.index.name)
+            noted = note_differences(self.job, self.lease, self.source, self.index)
             found = noted.comparison.differences
             stuck = len(before & noted.remembered)
             if found == 0 or stuck or round_number == MAX_ROUNDS:
@@ -251,13 +270,14 @@ class _Preparation:
 
     def _verify(self, comparison: Comparison, lagging: int) -> list[Finding]:
         self._phase("verifying")
-        with closing(self.job.store.reader(self.index.name)) as reader:
+        with closing(self.job.reader(self.index)) as reader:
             return verify(
                 self.index.spec,
                 reader,
                 self.source,
                 self.job.embedder(self.index.model),
                 comparison,
+                spaces=self.job.spaces(self.index),
                 lagging=lagging,
                 recall_target=self.recall_target,
             )

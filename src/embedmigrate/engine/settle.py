@@ -16,19 +16,23 @@ from embedmigrate.errors import Refused
 def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None = None) -> Followed:
     """Bring an index up to what the source is now. Loads the model only if a text changed.
 
-    ``generation`` is recorded in the index when it is live.
+    ``generation`` is recorded in the index when it is live. A container that somebody else made
+    stays as it is.
     """
     with job.catalog.read() as connection:
         index = indexes.get(connection, index_name)
+    if index.adopted is not None:
+        job.reporter.note(f"{index.name} is not ours to write, and is served as it is")
+        return Followed()
     with (
         closing(job.open_source(index.spec.recipe)) as source,
-        closing(job.store.writer(index_name, epoch=lease.epoch, run="follow")) as writer,
+        closing(job.writer(index, lease, run="follow")) as writer,
     ):
         if generation is not None and writer.manifest.generation < generation:
             writer.set_generation(generation)
         job.reporter.phase(job.collection, "comparing")
         source.prepare()
-        note_differences(job, lease, source, index_name)
+        note_differences(job, lease, source, index)
         followed = follow(job, lease, source, writer, index_name)
         if followed.changes:
             writer.build()
@@ -36,17 +40,18 @@ def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None 
 
 
 def settle(job: Job, lease: Lease) -> Followed | None:
-    """After a switch: what changed around it flows into the live index.
+    """After a switch: what changed around it flows into the live index, if that is our own.
 
     Also finishes what a crash left: idempotent, and None when there is nothing to settle.
     """
     with job.catalog.read() as connection:
         route = routes.get(connection, job.collection)
+        live = None if route.live_index is None else indexes.get(connection, route.live_index)
     if route.settled_generation == route.generation:
         return None
     followed = None
-    if route.live_index is not None:
-        followed = catch_up(job, lease, route.live_index, generation=route.generation)
+    if live is not None and not live.adopted:
+        followed = catch_up(job, lease, live.name, generation=route.generation)
     with job.catalog.write() as connection:
         routes.note_settled(connection, lease, route.generation)
     return followed
@@ -55,8 +60,9 @@ def settle(job: Job, lease: Lease) -> Followed | None:
 def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> list[str]:
     """Drop the retained indexes whose grace is over; returns their names.
 
-    I20: never the live index, never the candidate, nothing before its grace. ``Refused`` when there
-    is something retained but nothing is due.
+    I20: never the live index, never the candidate, nothing before its grace; a container goes with
+    the last index that uses it, and one that somebody else made stays. ``Refused`` when there is
+    something retained but nothing is due.
     """
     with job.catalog.read() as connection:
         route = routes.get(connection, job.collection)
@@ -82,5 +88,7 @@ def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> li
         with job.catalog.write() as connection:
             locks.renew(connection, lease)
             indexes.move(connection, index.name, (IndexState.RETAINED,), IndexState.DROPPED)
-        job.store.drop(index.name)
+            in_use = index.container in indexes.containers(connection)
+        if not in_use and index.adopted is None:
+            job.store.drop(index.container)
     return [index.name for index in due]

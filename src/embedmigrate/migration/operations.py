@@ -46,15 +46,28 @@ class ReembedOp(MigrateOperation):
                 expected=", ".join(get_args(Metric)),
                 next_step="correct the script",
             )
-        if "fingerprint" not in target.model_fields_set:
-            raise UnpinnedReference(
-                f"the target of {collection!r} does not state its fingerprint",
-                expected=f"fingerprint={target.fingerprint!r}, if that is the model you mean",
-                next_step="add it to the script",
-            )
+        _require_fingerprint(self.collection, self.target)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         return ("reembed", self.collection, self.source_reference, self.target.reference)
+
+
+class RebindOp(MigrateOperation):
+    """Ask another model of the same space about the vectors of a collection, which stay."""
+
+    def __init__(self, collection: str, *, source: str, target: EmbeddingModel) -> None:
+        self.collection = collection
+        self.source = _pinned(source)
+        self.source_reference = source
+        self.target = _of_type("target", target, EmbeddingModel)
+        _require_fingerprint(self.collection, self.target)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        return ("rebind", self.collection, self.source_reference, self.target.reference)
+
+
+MoveOp = ReembedOp | RebindOp
+"""What moves a collection forward: it has ``collection``, ``source`` and ``target``."""
 
 
 class RollbackOp(MigrateOperation):
@@ -79,6 +92,15 @@ def _pinned(reference: object) -> str:
         ) from None
 
 
+def _require_fingerprint(collection: str, target: EmbeddingModel) -> None:
+    if "fingerprint" not in target.model_fields_set:
+        raise UnpinnedReference(
+            f"the target of {collection!r} does not state its fingerprint",
+            expected=f"fingerprint={target.fingerprint!r}, if that is the model you mean",
+            next_step="add it to the script",
+        )
+
+
 def _of_type(what: str, value: Any, cls: type[Any]) -> Any:
     if not isinstance(value, cls):
         raise ScriptError(
@@ -94,6 +116,8 @@ class Handler(Protocol):
     """Decides what an operation does in a migration context."""
 
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None: ...
+
+    def rebind(self, context: MigrationContext, operation: RebindOp) -> None: ...
 
     def rollback(self, context: MigrationContext, operation: RollbackOp) -> None: ...
 
@@ -114,6 +138,12 @@ def _handler(operations: Operations) -> tuple[Handler, MigrationContext]:
 def _reembed(operations: Operations, operation: ReembedOp) -> None:
     handler, context = _handler(operations)
     handler.reembed(context, operation)
+
+
+@Operations.implementation_for(RebindOp)
+def _rebind(operations: Operations, operation: RebindOp) -> None:
+    handler, context = _handler(operations)
+    handler.rebind(context, operation)
 
 
 @Operations.implementation_for(RollbackOp)

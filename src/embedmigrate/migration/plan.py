@@ -1,4 +1,4 @@
-"""From recorded steps to what has to be done: of several re-embeddings only the last counts."""
+"""From recorded steps to what has to be done: of several moves of a collection the last counts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from itertools import pairwise
 from embedmigrate.catalog.records import AppliedRecord
 from embedmigrate.config import Settings
 from embedmigrate.engine.prepare import Transition
+from embedmigrate.engine.rebind import Rebinding
 from embedmigrate.errors import Irreversible, ScriptError
-from embedmigrate.migration.operations import ReembedOp
+from embedmigrate.migration.operations import MoveOp, ReembedOp
 from embedmigrate.migration.recorder import RecordedStep
 from embedmigrate.models import IndexSpec
 
@@ -20,12 +21,12 @@ class Upgrade:
     """What an upgrade does to one collection."""
 
     collection: str
-    transition: Transition
-    """The last pending re-embedding, leaving what is live now."""
+    transition: Transition | Rebinding
+    """The last pending move, leaving what is live now: a rebind if all that are pending are."""
     source_reference: str | None
     """``name@fingerprint`` of the model that it leaves, for people."""
     superseded: tuple[str, ...] = ()
-    """Pending re-embeddings before it: their rows are written, nothing is built for them."""
+    """Pending moves before it: their rows are written, nothing is built for them."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,40 @@ def spec_of(settings: Settings, operation: ReembedOp) -> IndexSpec:
     )
 
 
+def spec_after(settings: Settings, moves: Sequence[MoveOp]) -> IndexSpec:
+    """The index that a collection has after these moves, the first one first.
+
+    ``ScriptError`` when none of them builds one.
+    """
+    last = moves[-1]
+    built = next((move for move in reversed(moves) if isinstance(move, ReembedOp)), None)
+    if built is None:
+        raise ScriptError(
+            f"collection {last.collection!r} is rebound before any revision embeds it",
+            found=f"op.rebind to {last.target.reference}",
+            expected="op.reembed in a revision before it",
+            next_step="correct the scripts",
+        )
+    return spec_of(settings, built).model_copy(update={"model": last.target})
+
+
 def plan_upgrade(settings: Settings, steps: Sequence[RecordedStep]) -> list[Upgrade]:
     """One ``Upgrade`` a collection, in the order in which the walk reaches them.
 
     ``ScriptError`` when the steps of a collection do not join: each must leave what the one before
     it makes.
     """
-    chains: dict[str, list[tuple[RecordedStep, ReembedOp]]] = {}
+    chains: dict[str, list[tuple[RecordedStep, MoveOp]]] = {}
     for step in steps:
         if step.operation is None:
             continue
-        if step.reembed is None:
+        if step.move is None:
             raise ScriptError(
                 f"revision {step.revision} rolls back in upgrade()",
-                expected="op.reembed in upgrade(), op.rollback in downgrade()",
+                expected="op.reembed or op.rebind in upgrade(), op.rollback in downgrade()",
                 next_step="correct the script",
             )
-        chains.setdefault(step.reembed.collection, []).append((step, step.reembed))
+        chains.setdefault(step.move.collection, []).append((step, step.move))
     upgrades = []
     for collection, chain in chains.items():
         for (_, before), (step, after) in pairwise(chain):
@@ -80,20 +98,25 @@ def plan_upgrade(settings: Settings, steps: Sequence[RecordedStep]) -> list[Upgr
                     expected=f"source {before.target.reference}",
                     next_step="correct the script",
                 )
-        last_step, last = chain[-1]
+        moves = [move for _, move in chain]
         upgrades.append(
             Upgrade(
                 collection=collection,
-                transition=Transition(
-                    revision=last_step.revision,
-                    spec=spec_of(settings, last),
-                    leaves=chain[0][1].source,
-                ),
-                source_reference=chain[0][1].source_reference,
+                transition=_transition(settings, chain[-1][0].revision, moves),
+                source_reference=moves[0].source_reference,
                 superseded=tuple(step.revision for step, _ in chain[:-1]),
             )
         )
     return upgrades
+
+
+def _transition(
+    settings: Settings, revision: str, moves: Sequence[MoveOp]
+) -> Transition | Rebinding:
+    leaves, target = moves[0].source, moves[-1].target
+    if leaves is not None and not any(isinstance(move, ReembedOp) for move in moves):
+        return Rebinding(revision=revision, model=target, leaves=leaves)
+    return Transition(revision=revision, spec=spec_after(settings, moves), leaves=leaves)
 
 
 def plan_downgrade(

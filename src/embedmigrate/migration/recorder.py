@@ -17,7 +17,13 @@ from alembic.script import Script, ScriptDirectory
 
 from embedmigrate.errors import EmbedMigrateError, Fork, ScriptError, UnknownRevision
 from embedmigrate.migration.environment import script_errors
-from embedmigrate.migration.operations import HANDLER, ReembedOp, RollbackOp
+from embedmigrate.migration.operations import (
+    HANDLER,
+    MoveOp,
+    RebindOp,
+    ReembedOp,
+    RollbackOp,
+)
 
 
 @dataclass(frozen=True)
@@ -25,20 +31,24 @@ class RecordedStep:
     """One revision with the embedding operation that it holds, if any."""
 
     revision: str
-    operation: ReembedOp | RollbackOp | None
+    operation: MoveOp | RollbackOp | None
 
     @property
-    def reembed(self) -> ReembedOp | None:
-        return self.operation if isinstance(self.operation, ReembedOp) else None
+    def move(self) -> MoveOp | None:
+        """The operation, if it moves a collection forward."""
+        return self.operation if isinstance(self.operation, MoveOp) else None
 
 
 class _Notes:
     """A handler that writes down what it is asked for."""
 
     def __init__(self) -> None:
-        self.operations: list[ReembedOp | RollbackOp] = []
+        self.operations: list[MoveOp | RollbackOp] = []
 
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
+        self.operations.append(operation)
+
+    def rebind(self, context: MigrationContext, operation: RebindOp) -> None:
         self.operations.append(operation)
 
     def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
@@ -147,21 +157,21 @@ def _record_steps(
     return list(seen.values())
 
 
-def all_reembeddings(scripts: ScriptDirectory) -> dict[str, list[RecordedStep]]:
-    """Every re-embedding by collection, ancestors first."""
+def all_moves(scripts: ScriptDirectory) -> dict[str, list[RecordedStep]]:
+    """Every re-embedding and rebind by collection, ancestors first."""
     found: dict[str, list[RecordedStep]] = {}
     for script in reversed(list(scripts.walk_revisions())):
         step = record(script)
-        if step.reembed is not None:
-            found.setdefault(step.reembed.collection, []).append(step)
+        if step.move is not None:
+            found.setdefault(step.move.collection, []).append(step)
     return found
 
 
 def find_forks(
-    scripts: ScriptDirectory, reembeddings: Mapping[str, Sequence[RecordedStep]]
+    scripts: ScriptDirectory, moves: Mapping[str, Sequence[RecordedStep]]
 ) -> Iterator[tuple[str, Fork]]:
-    """Where two re-embeddings of one collection do not follow one another, by collection."""
-    for collection, steps in reembeddings.items():
+    """Where two moves of one collection do not follow one another, by collection."""
+    for collection, steps in moves.items():
         for earlier, later in pairwise(steps):
             ancestors = {
                 script.revision
@@ -184,6 +194,6 @@ def find_forks(
 
 def refuse_forks(scripts: ScriptDirectory, collections: Iterable[str] | None = None) -> None:
     """``Fork`` when two re-embeddings of one collection do not follow one another."""
-    for collection, fork in find_forks(scripts, all_reembeddings(scripts)):
+    for collection, fork in find_forks(scripts, all_moves(scripts)):
         if collections is None or collection in collections:
             raise fork

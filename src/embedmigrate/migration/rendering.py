@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embedmigrate.models import EmbeddingModel, IndexSpec
@@ -13,6 +14,7 @@ from embedmigrate.models import EmbeddingModel, IndexSpec
 class ScriptBody:
     """What the template puts into a script for a collection."""
 
+    imports: str
     constants: str
     upgrade: str
     downgrade: str
@@ -20,19 +22,35 @@ class ScriptBody:
 
 def render(collection: str, source: str | None, spec: IndexSpec) -> ScriptBody:
     """The body of a revision that moves ``collection`` from ``source`` to ``spec``."""
-    constant = _constant_name(spec.model.name)
-    arguments = [
-        f"{_quoted(collection)},",
-        f"source={_quoted(source)},",
-        f"target={constant},",
-        f"recipe={_recipe(spec)},",
-        f"factory={_quoted(spec.factory)},",
-        f"metric={_quoted(spec.metric)},",
+    index = [
+        f"recipe={_recipe(spec)}",
+        f"factory={_quoted(spec.factory)}",
+        f"metric={_quoted(spec.metric)}",
     ]
-    call = "\n".join(f"        {argument}" for argument in arguments)
+    imports = "EmbeddingModel, Recipe, op"
+    return _body("reembed", collection, source, spec.model, index, imports)
+
+
+def render_rebind(collection: str, source: str, target: EmbeddingModel) -> ScriptBody:
+    """The body of a revision that rebinds ``collection`` from ``source`` to ``target``."""
+    return _body("rebind", collection, source, target, [], "EmbeddingModel, op")
+
+
+def _body(
+    operation: str,
+    collection: str,
+    source: str | None,
+    target: EmbeddingModel,
+    index: Sequence[str],
+    imports: str,
+) -> ScriptBody:
+    constant = _constant_name(target.name)
+    arguments = [_quoted(collection), f"source={_quoted(source)}", f"target={constant}", *index]
+    call = "\n".join(f"        {argument}," for argument in arguments)
     return ScriptBody(
-        constants=f"{constant} = {_model(spec.model)}",
-        upgrade=f"    op.reembed(\n{call}\n    )",
+        imports=imports,
+        constants=f"{constant} = {_model(target)}",
+        upgrade=f"    op.{operation}(\n{call}\n    )",
         downgrade=f"    op.rollback({_quoted(collection)}, to={_quoted(source)})",
     )
 
@@ -46,19 +64,23 @@ def _constant_name(name: str) -> str:
 
 def _model(model: EmbeddingModel) -> str:
     stated = model.model_dump()
-    lines = [f"    name={_quoted(model.name)},", "    artifacts={"]
-    lines += [
-        f"        {_quoted(role)}: {_quoted(value)}," for role, value in model.artifacts.items()
-    ]
-    lines.append("    },")
+    lines = [f"    name={_quoted(model.name)},"]
+    if model.artifacts:
+        lines += ["    artifacts={", *_items(model.artifacts), "    },"]
     for field, info in type(model).model_fields.items():
         if field in ("name", "artifacts", "fingerprint"):
             continue
         value = stated[field]
-        if field == "dimensions" or value != info.get_default(call_default_factory=True):
+        if field == "parameters" and value:
+            lines += ["    parameters={", *_items(value), "    },"]
+        elif field == "dimensions" or value != info.get_default(call_default_factory=True):
             lines.append(f"    {field}={_quoted(value)},")
     lines.append(f"    fingerprint={_quoted(model.fingerprint)},")
     return "EmbeddingModel(\n" + "\n".join(lines) + "\n)"
+
+
+def _items(mapping: Mapping[str, object]) -> list[str]:
+    return [f"        {_quoted(key)}: {_quoted(value)}," for key, value in mapping.items()]
 
 
 def _recipe(spec: IndexSpec) -> str:

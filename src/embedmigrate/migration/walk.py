@@ -11,7 +11,7 @@ from embedmigrate.catalog import routes
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import RunRecord
 from embedmigrate.errors import Refused
-from embedmigrate.migration.operations import ReembedOp, RollbackOp
+from embedmigrate.migration.operations import MoveOp, RebindOp, ReembedOp, RollbackOp
 from embedmigrate.migration.plan import Downgrade, Upgrade
 
 
@@ -33,6 +33,12 @@ class UpgradeWalk:
         self._step = step
 
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
+        self._move(context, operation)
+
+    def rebind(self, context: MigrationContext, operation: RebindOp) -> None:
+        self._move(context, operation)
+
+    def _move(self, context: MigrationContext, operation: MoveOp) -> None:
         assert context.connection is not None
         revision = self._step.revision.revision
         down_revision = self._step.revision.down_revision
@@ -83,6 +89,9 @@ class DowngradeWalk:
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
         raise Refused(f"a re-embedding of {operation.collection!r} is not part of a downgrade")
 
+    def rebind(self, context: MigrationContext, operation: RebindOp) -> None:
+        raise Refused(f"a rebind of {operation.collection!r} is not part of a downgrade")
+
     def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
         assert context.connection is not None
         downgrade = self._by_collection.get(operation.collection)
@@ -108,10 +117,13 @@ class OfflineWalk:
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
         self._comment(context, operation)
 
+    def rebind(self, context: MigrationContext, operation: RebindOp) -> None:
+        self._comment(context, operation)
+
     def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
         self._comment(context, operation)
 
-    def _comment(self, context: MigrationContext, operation: ReembedOp | RollbackOp) -> None:
+    def _comment(self, context: MigrationContext, operation: MoveOp | RollbackOp) -> None:
         kind, collection, *models = operation.to_diff_tuple()
         context.impl.static_output(
             f"{kind} {collection}: {' -> '.join(str(model) for model in models)}; "

@@ -27,6 +27,7 @@ ALARMING_NORM = 1e-4
 PLATFORM_DISTANCE = 0.01
 """What the same digests may differ between two runtimes or processors: kernels that saturate
 int8 sums differ by some 1e-3, another model by 0.1 and more."""
+OTHER_MODEL_DISTANCE = 0.1
 NEIGHBOURS = 10
 _TIE = 1e-6
 
@@ -130,7 +131,6 @@ def compare(record: WitnessRecord, seen: Behaviour, *, least: float = 0.0) -> Dr
     """
     then = record.behaviour
     threshold = max(least, threshold_of(then.noise))
-    where = f"{record.runtime} on {record.processor}"
     if then.dimensions != seen.dimensions:
         return DriftReport(
             "DRIFT",
@@ -144,7 +144,7 @@ def compare(record: WitnessRecord, seen: Behaviour, *, least: float = 0.0) -> Dr
             2 * len(CANARIES),
             (),
             None,
-            compared_with=where,
+            compared_with=record.place,
         )
     figures = figures_of(then, seen, range(len(CANARIES)))
     reasons = list(reasons_of(figures, threshold))
@@ -165,21 +165,21 @@ def compare(record: WitnessRecord, seen: Behaviour, *, least: float = 0.0) -> Dr
         sum(_moved(figure, threshold) for figure in figures),
         figures,
         _neighbourhood(then.documents, seen.documents),
-        compared_with=where,
+        compared_with=record.place,
     )
 
 
 def figures_of(then: Behaviour, seen: Behaviour, places: Sequence[int]) -> tuple[CanaryFigure, ...]:
     """The figures of the canaries at ``places``; ``seen`` holds these alone, in this order.
 
-    A side that was not asked has no rows and no figures.
+    A side that was not asked, then or now, has no rows and no figures.
     """
     figures: list[CanaryFigure] = []
     for side, recorded, present in (
         ("document", then.documents, seen.documents),
         ("query", then.queries, seen.queries),
     ):
-        if not len(present):
+        if not len(recorded) or not len(present):
             continue
         chosen = recorded[list(places)]
         figures += (

@@ -23,8 +23,12 @@ Pooling = Literal["mean", "cls", "max", "last"]
 Assurance = Literal["digest", "version", "witness"]
 Parameter = str | int | float | bool
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/:@-]{0,127}")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+
+UNMEASURED = "sha256:" + 64 * "0"
+"""Stands for the witness of a declared model, which only measuring it can tell. No pin file holds
+it, so that a model as it is declared is never loaded but to be measured."""
 
 
 class EmbeddingModel(BaseModel):
@@ -69,7 +73,7 @@ class EmbeddingModel(BaseModel):
     def _name_is_plain(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"a model name is 1-128 letters, digits and . _ / -, found {name[:140]!r}"
+                f"a model name is 1-128 letters, digits and . _ / : @ -, found {name[:140]!r}"
             )
         return name
 
@@ -114,7 +118,7 @@ class EmbeddingModel(BaseModel):
         if not self.vendor:
             raise unpinned("a pinned model names the sha256 of at least one artifact")
         if not self.witness:
-            raise unpinned(f"a model of vendor {self.vendor!r} has no digest, and no witness")
+            raise unpinned(f"a model of vendor {self.vendor!r} has no files, and no witness")
         return self
 
     @model_validator(mode="after")

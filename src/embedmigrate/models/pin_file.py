@@ -3,7 +3,8 @@
 A pin file says which exact model a configured name stood for on the day it was pinned: the
 identity in full, how the model behaved then (its witness), which settings were read back from it,
 and which files it came in. One name may have several: the configuration of today matches one of
-them, earlier ones document the past.
+them, earlier ones document the past. Another query side of the same space has a file beside the
+first, named ``<name>.<fingerprint>-<eight digits of its query side>.json``.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class Pin:
     package: Package | None = None
     witness: Witness = field(default_factory=Witness)
 
+    @property
+    def vendored(self) -> str:
+        """The folder of the vendored copy, relative to the project; empty where there is none."""
+        return self.package.vendored if self.package else ""
+
     def path(self, folder: Path) -> Path:
         return pin_path(folder, self.name, self.model)
 
@@ -75,6 +81,8 @@ def pin_path(folder: Path, configured_name: str, model: EmbeddingModel) -> Path:
 def write_pin(folder: Path, pin: Pin) -> tuple[Path, bool]:
     """Write the pin file; returns its path and whether anything changed."""
     path = pin.path(folder)
+    if path.exists() and read_pin(path).model.query_side != pin.model.query_side:
+        path = path.with_stem(f"{path.stem}-{pin.model.query_side[:8]}")
     text = json.dumps(_dump(pin), indent=2, ensure_ascii=False, sort_keys=False) + "\n"
     if path.exists() and path.read_text("utf-8") == text:
         return path, False
@@ -130,7 +138,7 @@ def read_pin(path: Path) -> Pin:
         )
     if not isinstance(content.get("model"), dict):
         raise _unreadable(path, "no model")
-    name, fingerprint = path.name.split(".")[0], path.name.split(".")[-2]
+    name, fingerprint = path.name.split(".")[0], path.name.split(".")[-2].partition("-")[0]
     try:
         model = EmbeddingModel.model_validate(content["model"])
         pin = Pin(name, model) if content["schema"] == 1 else _load(name, model, content)
@@ -156,14 +164,10 @@ def _load(name: str, model: EmbeddingModel, content: Mapping[str, Any]) -> Pin:
         stored["layout"],
         stored["vendored"],
     )
-    return Pin(
-        name,
-        model,
-        content["pinned_at"],
-        content["effective"],
-        package,
-        Witness.load(content["witness"]),
-    )
+    witness = Witness.load(content["witness"])
+    if not model.artifacts and model.witness not in {it.digest for it in witness.records}:
+        raise ValueError("no record of the witness is the one that the identity names")
+    return Pin(name, model, content["pinned_at"], content["effective"], package, witness)
 
 
 def _unreadable(path: Path, found: str) -> ConfigError:

@@ -11,7 +11,7 @@ import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ class WitnessRecord:
     def platform(self) -> tuple[str, str]:
         return self.runtime, self.processor
 
+    @property
+    def place(self) -> str:
+        """The platform in words; a server does not tell its processor."""
+        return " on ".join(filter(None, self.platform))
+
     @cached_property
     def digest(self) -> str:
         """``sha256:…`` of what was seen, as it is stored: it pins a model that has no files."""
@@ -111,6 +116,12 @@ class Witness:
         """This witness with ``record``, in place of one of the same platform."""
         others = [it for it in self.records if it.platform != record.platform]
         return Witness(tuple(sorted([*others, record], key=lambda it: it.platform)))
+
+    def of_documents(self) -> Witness:
+        """What it says of documents alone: it holds for every query side of the space."""
+        seen = [replace(it.behaviour, queries=it.behaviour.documents[:0]) for it in self.records]
+        records = [replace(it, behaviour=b) for it, b in zip(self.records, seen, strict=True)]
+        return replace(self, records=tuple(records))
 
     def dump(self) -> dict[str, Any]:
         return {"canaries": self.canaries, "records": [it.dump() for it in self.records]}

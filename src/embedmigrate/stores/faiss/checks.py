@@ -42,7 +42,7 @@ def find_problems(
     """Every kind of damage, found by reading every byte; memory does not grow with the index."""
     problems = [error.message for error in _all_damage(folder, connection, vectors, ann)]
     problems += [
-        f"{folder / 'rows.sqlite'}: {text}" for text in _row_problems(connection, vectors.through)
+        f"{folder / 'rows.sqlite'}: {text}" for text in row_problems(connection, vectors.through)
     ]
     return problems
 
@@ -131,7 +131,8 @@ def _sample(size: int) -> list[int]:
     return sorted({0, size - 1, *chosen})
 
 
-def _row_problems(connection: sqlite3.Connection, through: int) -> Iterator[str]:
+def row_problems(connection: sqlite3.Connection, through: int) -> Iterator[str]:
+    """What is wrong with the rows of an index with ``through`` positions."""
     for (text,) in connection.execute("PRAGMA quick_check"):
         if text != "ok":
             yield text

@@ -1,8 +1,9 @@
-"""Exact search over the mapped vector files, block by block."""
+"""Exact search over stored vectors, block by block."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,6 @@ from embedmigrate.embedders.base import Vectors
 from embedmigrate.stores.faiss.database import BoolArray, Positions
 from embedmigrate.stores.faiss.library import load_faiss
 from embedmigrate.stores.faiss.similarity import Candidates, Similarity
-from embedmigrate.stores.faiss.vectors import MappedVectors
 
 _BLOCK_BYTES = 6 << 20
 """What a processor keeps close, so that the second query finds it there: half the time of blocks
@@ -19,8 +19,18 @@ of 65,536 rows at 384 dimensions."""
 _MAX_BLOCK_ROWS = 65_536
 
 
+class Runs(Protocol):
+    """Vectors by position."""
+
+    @property
+    def dimensions(self) -> int: ...
+
+    def runs(self, first: int, until: int, size: int) -> Iterator[tuple[int, Vectors]]:
+        """Blocks of at most ``size`` rows over ``first <= position < until``, with their first."""
+
+
 def nearest(
-    vectors: MappedVectors,
+    vectors: Runs,
     allowed: BoolArray,
     queries: Vectors,
     k: int,

@@ -57,7 +57,7 @@ class ExternalFaiss:
     """
 
     ids: Sequence[str]
-    """Document id of each row; every id once."""
+    """Document id of each row; every id once. Empty when it was opened without a list."""
     dimensions: int
     metric: Metric
     """What the file says: ``inner_product`` or ``l2``. FAISS has no word for cosine."""
@@ -67,9 +67,10 @@ class ExternalFaiss:
     """Whether ``vectors`` gives reconstructions of compressed or transformed vectors."""
 
     @classmethod
-    def open(cls, index: Path, ids: Path, effort: Effort | None = None) -> Self:
+    def open(cls, index: Path, ids: Path | None, effort: Effort | None = None) -> Self:
         """Open ``index`` with the id list ``ids``; both stay as they are.
 
+        Without ``ids`` the rows have no names, and nobody waits for a long list to be read.
         ``effort`` is how hard an approximate search tries; left out, at least as hard as the file
         says. Raises ``ConfigError`` for files that are missing or something else, ``DamagedIndex``
         for a truncated index, and ``Refused`` (``DuplicateId``) for an empty index, a kind that
@@ -77,7 +78,7 @@ class ExternalFaiss:
         """
         return cls(index, open_index(index), ids, effort or Effort())
 
-    def __init__(self, path: Path, index: Any, ids: Path, effort: Effort) -> None:
+    def __init__(self, path: Path, index: Any, ids: Path | None, effort: Effort) -> None:
         self.path = path
         self.dimensions = int(index.d)
         self.metric = _metric(path, index)
@@ -96,15 +97,17 @@ class ExternalFaiss:
             labels = np.arange(index.ntotal) if self._keys is None else self._keys
         elif self._keys is not None:
             raise _unsupported(path, f"two layers of FAISS ids, the lower {self.factory}")
-        _refuse_repeated(path, labels)
+        else:
+            _refuse_repeated(path, np.sort(labels))
         _try_hard(core, effort)
         self._opened: Any = core
         self._similarity = Similarity(self.metric, unit_rows=False)
         in_order = self._keys is None
-        self.ids = assign(read_id_list(ids), labels, in_order_of_adding=in_order)
+        self.ids = assign(read_id_list(ids), labels, in_order_of_adding=in_order) if ids else ()
+        self._rows = int(index.ntotal)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self._rows
 
     def vectors(self, rows: Rows) -> Vectors:
         """Copies of the vectors of these rows, float32 ``(len(rows), dimensions)``."""
@@ -221,12 +224,12 @@ def _list_ids(faiss: Any, lists: Any, number: int) -> Labels:
     return ids
 
 
-def _refuse_repeated(path: Path, labels: Labels) -> None:
-    values, times = np.unique(labels, return_counts=True)
-    if (times > 1).any():
+def _refuse_repeated(path: Path, ascending: Labels) -> None:
+    repeated = ascending[1:][ascending[1:] == ascending[:-1]]
+    if len(repeated):
         raise Refused(
             f"the index {path} has FAISS ids more than once",
-            found=shown(values[times > 1].tolist()),
+            found=shown(np.unique(repeated).tolist()),
             expected="every FAISS id once: adding an id again does not replace its vector",
             next_step="build the index again without the older vectors",
         )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import random
 import sqlite3
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,19 +29,22 @@ from embedmigrate.stores.faiss.database import (
     Positions,
     gone,
     identity,
-    in_parts,
-    marks,
     read_ann,
     read_states,
     snapshot,
     translated,
 )
 from embedmigrate.stores.faiss.library import load_faiss
+from embedmigrate.stores.faiss.rows import (
+    SPARE,
+    check_queries,
+    count_documents,
+    count_stamps,
+    ranked,
+    read_live_states,
+)
 from embedmigrate.stores.faiss.similarity import Candidates, Similarity
 from embedmigrate.stores.faiss.view import View
-
-_SPARE = 16
-"""Candidates beyond k. They are scored again, so that a tie at the cut is decided by id."""
 
 
 class FaissReader:
@@ -82,31 +82,19 @@ class FaissReader:
     def search(
         self, queries: Vectors, k: int, filter: Filter | None = None, *, exact: bool = False
     ) -> list[list[Hit]]:
-        self._check_queries(queries, k)
+        check_queries(self.manifest, queries, k)
         queries = self._similarity.queries(np.ascontiguousarray(queries))
         with self._snapshot() as (connection, view):
             allowed = view.allowed(connection, filter) if filter else view.live
             ann = None if filter or exact else self._current_ann(view)
             candidates = self._candidates(view, ann, allowed, queries, k)
-            return self._hits(connection, view, queries, candidates, k)
-
-    def _check_queries(self, queries: Vectors, k: int) -> None:
-        dimensions = self.manifest.dimensions
-        if queries.ndim != 2 or queries.shape[1] != dimensions or queries.dtype != np.float32:
-            raise ValueError(
-                f"queries for index {self.manifest.index!r} are float32 (n, {dimensions}),"
-                f" found {queries.dtype} {queries.shape}"
-            )
-        if not np.isfinite(queries).all():
-            raise ValueError("a query vector has values that are not finite")
-        if k < 1:
-            raise ValueError(f"k is at least 1, found {k}")
+            return ranked(connection, view.vectors.gather, self._similarity, queries, candidates, k)
 
     def _candidates(
         self, view: View, ann: Ann | None, allowed: BoolArray, queries: Vectors, k: int
     ) -> Candidates:
         there = int(np.count_nonzero(allowed))
-        wanted = min(k + _SPARE, there)
+        wanted = min(k + SPARE, there)
         if wanted == 0 or len(queries) == 0:
             return Candidates.none(len(queries), wanted)
         if ann is None:
@@ -125,48 +113,11 @@ class FaissReader:
             candidates.positions[short] = again.positions
         return candidates
 
-    def _hits(
-        self,
-        connection: sqlite3.Connection,
-        view: View,
-        queries: Vectors,
-        candidates: Candidates,
-        k: int,
-    ) -> list[list[Hit]]:
-        """Score the candidates, order them by score, id and chunk, and add what belongs to them."""
-        companions: dict[int, tuple[str, int, str]] = {}
-        for some in in_parts(candidates.positions[candidates.positions >= 0].tolist()):
-            rows = connection.execute(
-                f"SELECT position, id, chunk, metadata FROM rows WHERE position IN ({marks(some)})",
-                some,
-            )
-            companions.update((position, (id, chunk, text)) for position, id, chunk, text in rows)
-        results = []
-        for query, positions in zip(queries, candidates.positions, strict=True):
-            found = positions[positions >= 0]
-            scores = self._similarity.scores(query, view.vectors.gather(found))
-            ranked = sorted(
-                (-score, *companions[position])
-                for score, position in zip(scores, found.tolist(), strict=True)
-            )
-            results.append(
-                [
-                    Hit(id, chunk, -negated, json.loads(metadata))
-                    for negated, id, chunk, metadata in ranked[:k]
-                ]
-            )
-        return results
-
     # -- scans ----------------------------------------------------------------------------
 
     def states(self) -> Iterator[StoredState]:
         with self._snapshot() as (connection, _):
-            cursor = connection.execute(
-                "SELECT id, chunk, seq, content_hash, metadata_hash"
-                " FROM rows INDEXED BY live_rows WHERE deleted = 0 ORDER BY id, chunk"
-            )
-            for row in cursor:
-                yield StoredState(*row)
+            yield from read_live_states(connection)
 
     def get(self, ids: Sequence[str]) -> list[StoredState]:
         with self._snapshot() as (connection, _):
@@ -189,31 +140,14 @@ class FaissReader:
     # -- figures --------------------------------------------------------------------------
 
     def stamps(self, sample: int | None = None) -> list[Stamp]:
-        counts: Counter[tuple[str, str]] = Counter()
         with self._snapshot() as (connection, view):
-            chosen: Iterable[list[int] | None] = (
-                [None] if sample is None else in_parts(_sampled(view.through, sample))
-            )
-            for some in chosen:
-                where = "" if some is None else f" AND position IN ({marks(some)})"
-                cursor = connection.execute(
-                    "SELECT COALESCE(fingerprint, ''), COALESCE(run, ''), COUNT(*)"
-                    f" FROM rows LEFT JOIN stamps USING (stamp) WHERE deleted = 0{where}"
-                    " GROUP BY 1, 2",
-                    some or (),
-                )
-                for fingerprint, run, vectors in cursor:
-                    counts[fingerprint, run] += vectors
-        return [Stamp(*key, vectors) for key, vectors in sorted(counts.items())]
+            return count_stamps(connection, view.through, sample)
 
     def statistics(self) -> IndexStatistics:
         with self._snapshot() as (connection, view):
-            (documents,) = connection.execute(
-                "SELECT COUNT(DISTINCT id) FROM rows INDEXED BY live_rows WHERE deleted = 0"
-            ).fetchone()
             return IndexStatistics(
                 vectors=view.through - view.deaths,
-                documents=documents,
+                documents=count_documents(connection),
                 dead=view.deaths,
                 bytes=sum(_size(path) for path in self._folder.iterdir()),
                 ann_through=view.ann.through if view.ann else 0,
@@ -270,12 +204,6 @@ class FaissReader:
                 if read_ann(connection) == record:
                     raise
             return self._ann
-
-
-def _sampled(through: int, size: int) -> list[int]:
-    """About ``size`` positions below ``through``: a quarter are the newest, where mixing begins."""
-    newest = range(max(0, through - size // 4), through)
-    return sorted({*newest, *random.sample(range(through), min(through, size - len(newest)))})
 
 
 def _size(path: Path) -> int:

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from embedmigrate.context import AdapterContext
+from embedmigrate.durable import sync_folder
 from embedmigrate.errors import ConfigError, IndexGone, MissingExtra, Refused, UsageError
-from embedmigrate.stores.base import IndexManifest, StoreConfig
+from embedmigrate.stores.base import IndexManifest, IndexReader, StoreConfig
+from embedmigrate.stores.faiss.adopted import AdoptedReader
 from embedmigrate.stores.faiss.ann import Effort, Factory
 from embedmigrate.stores.faiss.database import (
     FILE,
@@ -27,9 +29,11 @@ from embedmigrate.stores.faiss.database import (
     read_manifest,
     translated,
 )
+from embedmigrate.stores.faiss.external import ExternalFaiss
 from embedmigrate.stores.faiss.reader import FaissReader
-from embedmigrate.stores.faiss.vectors import sync_folder
+from embedmigrate.stores.faiss.side_table import describe, is_adopted, write_side_table
 from embedmigrate.stores.faiss.writer import FaissWriter
+from embedmigrate.stores.foreign import ForeignFile, ForeignIndex, ForeignRow
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}")
 _MAKING, _DROPPED = ".making-", ".dropped-"
@@ -64,6 +68,7 @@ class FaissStore:
         if find_spec("faiss") is None:
             raise MissingExtra("the FAISS store", "faiss")
         self.factory = config.factory
+        self._root = context.root
         self._path = context.root / config.path
         self._effort = Effort(config.nprobe, config.ef_search)
 
@@ -82,13 +87,8 @@ class FaissStore:
             self._path.mkdir(parents=True, exist_ok=True)
             self._remove_dropped()
             if not folder.exists():
-                making = self._path / f"{_MAKING}{manifest.index}"
-                shutil.rmtree(making, ignore_errors=True)
-                making.mkdir()
-                create_database(making, manifest)
-                sync_folder(making)
-                making.rename(folder)
-                sync_folder(self._path)
+                with self._making(manifest.index) as making:
+                    create_database(making, manifest)
         existing = _manifest(folder)
         if replace(existing, generation=0) != replace(manifest, generation=0):
             raise Refused(
@@ -101,10 +101,63 @@ class FaissStore:
     def writer(
         self, index: str, *, epoch: int, run: str, accepts: Collection[str] = ()
     ) -> FaissWriter:
-        return FaissWriter(self._folder(index), epoch, run, accepts)
+        folder = self._folder(index)
+        if is_adopted(folder):
+            raise Refused(
+                f"index {index} is adopted: somebody else made it, and it is read only",
+                found="a write",
+                expected="a search",
+                next_step="to change what is live, write a revision to another model",
+            )
+        return FaissWriter(folder, epoch, run, accepts)
 
-    def reader(self, index: str) -> FaissReader:
-        return FaissReader(self._folder(index), self._effort)
+    def reader(self, index: str) -> IndexReader:
+        folder = self._folder(index)
+        if is_adopted(folder):
+            return AdoptedReader(folder, self._root, self._effort)
+        return FaissReader(folder, self._effort)
+
+    def foreign(self, index: Path, ids: Path) -> ExternalFaiss:
+        return ExternalFaiss.open(index, ids, self._effort)
+
+    def factory_like(self, foreign: ForeignIndex) -> str:
+        try:
+            return str(Factory.parse(foreign.factory))
+        except ValueError:
+            return "Flat"
+
+    def describe(self, file: Path) -> ForeignFile:
+        return describe(file, self._root)
+
+    def adopt(
+        self,
+        manifest: IndexManifest,
+        index: ForeignFile,
+        ids: ForeignFile,
+        rows: Iterable[ForeignRow],
+    ) -> None:
+        folder = self._folder(manifest.index)
+        with translated(self._path):
+            self._path.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            raise Refused(
+                f"{folder} is there already",
+                expected="no index of that name",
+                next_step="embedmigrate status",
+            )
+        with translated(self._path), self._making(manifest.index) as making:
+            write_side_table(making, manifest, index, ids, rows)
+
+    def drop_adopted(self, index: str) -> None:
+        folder = self._folder(index)
+        if folder.exists() and not is_adopted(folder):
+            raise Refused(
+                f"{folder} is not the side table of an adopted index",
+                found="an index of our own, which this catalog does not know",
+                expected="no index of that name",
+                next_step="use the right catalog, or move the folder of the index away",
+            )
+        self.drop(index)
 
     def manifests(self) -> Iterator[IndexManifest]:
         """The indexes found, in order of name. ``DamagedIndex`` for one that cannot be read."""
@@ -133,6 +186,21 @@ class FaissStore:
                 probe.write(b"embedmigrate")
                 probe.flush()
                 os.fsync(probe.fileno())
+
+    @contextmanager
+    def _making(self, index: str) -> Iterator[Path]:
+        """An empty folder that becomes the index's when the block ends; else it is removed."""
+        making = self._path / f"{_MAKING}{index}"
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir()
+        try:
+            yield making
+            sync_folder(making)
+            making.rename(self._path / index)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+        sync_folder(self._path)
 
     def _folder(self, index: str) -> Path:
         if not _NAME.fullmatch(index):

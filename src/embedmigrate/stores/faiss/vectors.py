@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from embedmigrate.durable import sync_folder
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.stores.faiss.database import Positions, damaged
 
@@ -115,12 +116,3 @@ class VectorFile:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,10 +19,8 @@ from embedmigrate.stores.faiss.database import (
     read_manifest,
     read_through,
 )
-from embedmigrate.stores.faiss.filters import condition
+from embedmigrate.stores.faiss.rows import admitted
 from embedmigrate.stores.faiss.vectors import MappedVectors, read_segments
-
-_FILTERS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -75,16 +73,7 @@ class View:
 
     def allowed(self, connection: sqlite3.Connection, filter: Filter) -> BoolArray:
         """The positions that a metadata filter admits ``(through,)``; the last few are kept."""
-        sql, parameters = condition(filter)
-        key = (sql, *parameters)
-        if (allowed := self._filtered.get(key)) is None:
-            cursor = connection.execute(f"SELECT position FROM rows WHERE {sql}", parameters)
-            allowed = np.zeros(self.through, dtype=np.bool_)
-            allowed[np.fromiter((position for (position,) in cursor), dtype=np.int64)] = True
-            if len(self._filtered) >= _FILTERS_KEPT:
-                self._filtered.clear()
-            self._filtered[key] = allowed
-        return allowed
+        return admitted(connection, filter, self.through, self._filtered)
 
     @cached_property
     def live_bits(self) -> npt.NDArray[np.uint8]:

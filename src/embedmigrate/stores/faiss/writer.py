@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedmigrate.durable import sync_folder
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.stores.base import Row, StoredState, Written, refuse_other_space
 from embedmigrate.stores.faiss import ann, checks
@@ -32,7 +33,7 @@ from embedmigrate.stores.faiss.database import (
 )
 from embedmigrate.stores.faiss.ownership import Ownership
 from embedmigrate.stores.faiss.similarity import Similarity
-from embedmigrate.stores.faiss.vectors import STORED, VectorFile, sync_folder
+from embedmigrate.stores.faiss.vectors import STORED, VectorFile
 from embedmigrate.stores.faiss.view import View
 
 _REBUILD_SHARE = 0.05

@@ -1,0 +1,55 @@
+"""A catalog that an earlier version made is brought up to date when it is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from embedmigrate import Collection, command
+from embedmigrate.catalog import schema
+from embedmigrate.errors import UnknownCatalog
+from tests.workspace import Workspace
+
+
+def make_older(workspace: Workspace) -> None:
+    """Take out what schema 2 added to schema 1."""
+    with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("DROP TABLE embedmigrate_witness")
+        catalog.execute("DROP TABLE embedmigrate_proof")
+        catalog.execute("ALTER TABLE embedmigrate_batch DROP COLUMN confirmed_at")
+        for column in ("container", "adopted"):
+            catalog.execute(f"ALTER TABLE embedmigrate_index DROP COLUMN {column}")
+        catalog.execute("UPDATE embedmigrate_catalog SET schema_version = 1")
+
+
+def version(workspace: Workspace) -> int:
+    with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog:
+        return int(catalog.execute("SELECT schema_version FROM embedmigrate_catalog").fetchone()[0])
+
+
+def test_an_application_and_a_migration_go_on_with_an_older_catalog(migrated: Workspace) -> None:
+    make_older(migrated)
+    with Collection.open("articles", migrated.settings) as articles:
+        assert articles.search("the stars").hits
+    assert version(migrated) == schema.SCHEMA_VERSION
+
+    migrated.upgrade()
+    command.rollback(migrated.settings, "articles")
+
+    assert migrated.live() == "wordllama"
+
+
+def test_a_catalog_that_is_up_to_date_is_not_written_to(migrated: Workspace) -> None:
+    command.status(migrated.settings)
+    before = migrated.snapshot()
+    command.status(migrated.settings)
+    assert migrated.snapshot() == before
+
+
+def test_a_newer_catalog_is_refused(migrated: Workspace) -> None:
+    with closing(sqlite3.connect(migrated.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("UPDATE embedmigrate_catalog SET schema_version = 99")
+    with pytest.raises(UnknownCatalog, match="newer"):
+        command.status(migrated.settings)
