@@ -346,7 +346,7 @@ def test_an_image_without_the_new_model_answers_until_the_grace_is_over(
     health = before.health
     assert health["ok"] and not health["candidate"]["open"]
     (warning,) = health["warnings"]
-    assert "goes live next and cannot be opened here" in warning
+    assert "wordllama-64@" in warning and "goes live next and cannot answer here" in warning
 
     command.cutover(project.settings)
     assert before.health["ok"], "within the grace"

@@ -361,3 +361,32 @@ def test_by_policy_the_witness_is_checked_before_the_start(
     with pytest.raises(Drifted):
         Collection.open("articles", workspace.settings)
     assert time.monotonic() - started < 20
+
+
+def test_the_model_of_the_next_index_is_checked_before_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = watched(tmp_path, "refuse")
+    workspace.edit_config("witness_every = 0.1", "witness_at_open = true")
+    workspace.revision("wordllama-64", "shorter")
+    workspace.upgrade(until_ready=True)
+    answer = LocalEmbedder._answer
+
+    def only_the_next_one(self: LocalEmbedder, *args: Any) -> Any:
+        vectors = answer(self, *args)
+        return vectors[:, ::-1].copy() if self.model.dimensions == 64 else vectors
+
+    monkeypatch.setattr(LocalEmbedder, "_answer", only_the_next_one)
+    with Collection.open("articles", workspace.settings) as articles:
+        health = wait_for(articles.health, lambda health: health["candidate"]["open"])
+        assert health["ok"] and health["witness"]["verdict"] == "OK"
+        assert "wordllama-64@" in health["warnings"][0] and "not itself" in health["warnings"][0]
+        with monkeypatch.context() as runner:
+            runner.setattr(LocalEmbedder, "_answer", answer)
+            command.cutover(workspace.settings)
+        with pytest.raises(Drifted, match="wordllama-64@"):
+            articles.search("the stars")
+        assert articles.health()["witness"]["verdict"] == "DRIFT"
+        command.rollback(workspace.settings, "articles", reason="it drifted")
+        wait_for(lambda: articles.health()["ok"], bool)
+        assert articles.search("the stars").hits

@@ -16,10 +16,16 @@ from typing import Any, TypeVar
 
 from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, indexes, routes, spaces, witnesses
-from embedmigrate.catalog.records import IndexState
+from embedmigrate.catalog.records import IndexRecord, IndexState
 from embedmigrate.config import Settings, load_settings
 from embedmigrate.embedders.base import Embedder, Vectors
-from embedmigrate.errors import EmbedMigrateError, IndexGone, ModelMismatch, UsageError
+from embedmigrate.errors import (
+    Drifted,
+    EmbedMigrateError,
+    IndexGone,
+    ModelMismatch,
+    UsageError,
+)
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.drift import DriftReport
 from embedmigrate.models.witness import Witness
@@ -93,15 +99,16 @@ class Collection:
             )
             if (notice := self._refuse_other_models()) is not None:
                 _log.warning("in transition: %s", notice)
+            self._watch = WitnessWatch(
+                name, self._on_served, self._known_witness, configured.on_drift, on_drift
+            )
             self._server = Server(
                 self._catalog,
                 name,
                 settings.open_store(name),
                 lambda model: resolve.embedder_to_serve(settings, name, model),
+                self._examine,
                 settings.general.switch_grace,
-            )
-            self._watch = WitnessWatch(
-                name, self._on_served, self._known_witness, configured.on_drift, on_drift
             )
         except BaseException:
             self._catalog.close()
@@ -128,12 +135,8 @@ class Collection:
         configured = settings.collection(name)
         collection = cls(settings, name, on_drift)
         try:
-            with collection.route() as route:
-                only_witnessed = route.model.assurance != "digest"
-            if configured.witness_at_open or only_witnessed:
-                collection.check_witness()
-                with collection.route():
-                    pass
+            with collection.route():
+                pass
             if configured.witness_every:
                 collection._watch.start(configured.witness_every)
             return collection
@@ -176,6 +179,7 @@ class Collection:
                     "provenance": "adopted" if index.adopted else "built",
                     "in_transition": not is_one_of(index.model, [self._expected.declared]),
                 }
+                answer["witness"] = self._watch.describe(index.model)
                 self._server.validate(pair.opened)
                 probe(pair.opened.reader, pair.opened.embedder)
                 self._watch.refuse_drifted(index.model)
@@ -199,12 +203,18 @@ class Collection:
         if index is not None:
             is_open = self._server.is_open(index.name)
             candidate = {"index": index.name, "model": index.model.reference, "open": is_open}
-            why = None if is_open else self._server.trouble(index.name)
-            if why is None and not resolve.knows(self._settings, index.model):
-                why = f"{index.model.reference} is none of this application's models"
-            if why is not None:
-                warnings.append(f"{index.name} goes live next and cannot be opened here: {why}")
+            if (why := self._obstacle(index, is_open=is_open)) is not None:
+                warnings.append(f"{index.name} goes live next and cannot answer here: {why}")
         return candidate, warnings
+
+    def _obstacle(self, candidate: IndexRecord, *, is_open: bool) -> str | None:
+        try:
+            self._watch.refuse_drifted(candidate.model)
+        except Drifted as error:
+            return str(error)
+        if not is_open and not resolve.knows(self._settings, candidate.model):
+            return f"{candidate.model.reference} is none of this application's models"
+        return None if is_open else self._server.trouble(candidate.name)
 
     def search(self, text: str, k: int = 10, filter: Filter | None = None) -> SearchResult:
         """The ``k`` documents nearest to a query, best first.
@@ -299,6 +309,12 @@ class Collection:
     def _on_served(self, check: Callable[[Embedder], _Answer]) -> _Answer:
         with self._server.serve() as pair:
             return check(pair.opened.embedder)
+
+    def _examine(self, embedder: Embedder) -> None:
+        """Before a model is served, also one that comes with a cut-over; see ``refuse_drifted``."""
+        only_witnessed = embedder.model.assurance != "digest"
+        if self._settings.collection(self.name).witness_at_open or only_witnessed:
+            self._watch.examine(embedder)
 
     def _known_witness(self, model: EmbeddingModel) -> Witness:
         with self._catalog.read() as connection:

@@ -116,11 +116,17 @@ class Server:
         collection: str,
         store: Store,
         load_embedder: Callable[[EmbeddingModel], Embedder],
+        examine: Callable[[Embedder], None],
         switch_grace: float,
     ) -> None:
-        """Open what is live now. ``switch_grace`` is how long an old pair may be served, in s."""
+        """Open what is live now.
+
+        ``examine`` sees each embedder before it is served; ``switch_grace`` is how long an old pair
+        may be served, in seconds.
+        """
         self._catalog, self._collection, self._store = catalog, collection, store
-        self._embedders, self._switch_grace = Embedders(load_embedder), switch_grace
+        self._embedders, self._examine = Embedders(load_embedder), examine
+        self._switch_grace = switch_grace
         self._watcher = RouteWatcher(catalog, collection)
         self._lock = threading.RLock()
         self._open: dict[str, OpenIndex] = {}
@@ -283,6 +289,7 @@ class Server:
                 reader.search(embedder.embed_queries(["warm up"]), 1)
             else:
                 probe(reader, embedder)
+            self._examine(embedder)
             return OpenIndex(index, reader, embedder, resources.pop_all())
 
     def validate(self, opened: OpenIndex) -> None:

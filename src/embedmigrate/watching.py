@@ -36,7 +36,7 @@ class LastCheck:
 
 
 class WitnessWatch:
-    """Checks the model that is served, now and then.
+    """Checks the model that is served, now and then, and one that is to be served, before.
 
     ``embedder`` gives what is served now, ``witness`` what was recorded of a model. With
     ``on_drift = "refuse"``, ``refuse_drifted`` raises as long as the last check of that model
@@ -56,7 +56,7 @@ class WitnessWatch:
         self._on_drift, self._hook = on_drift, hook
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self.last: LastCheck | None = None
+        self._last: dict[tuple[str, str], LastCheck] = {}
         self.checks = self.alarms = 0
 
     def start(self, every: float) -> None:
@@ -70,9 +70,16 @@ class WitnessWatch:
         self._thread.start()
 
     def check(self) -> DriftReport:
-        """Check now, in this thread."""
-        last = self._with_embedder(self._compare)
-        self.last, self.checks = last, self.checks + 1
+        """Check what is served, now, in this thread."""
+        return self._judged(self._with_embedder(self._compare))
+
+    def examine(self, embedder: Embedder) -> DriftReport:
+        """Check a model before it is served."""
+        return self._judged(self._compare(embedder))
+
+    def _judged(self, last: LastCheck) -> DriftReport:
+        self._last[_key(last.model)] = last
+        self.checks += 1
         report = last.report
         if report.verdict == "WARN":
             _log.warning("%s: %s: %s", self._collection, last.model.reference, report.summary())
@@ -98,21 +105,20 @@ class WitnessWatch:
 
     def refuse_drifted(self, model: EmbeddingModel) -> None:
         """``Drifted`` when the last check of ``model`` failed, and the policy is to refuse."""
-        last = self.last
+        last = self._last.get(_key(model))
         if self._on_drift == "serve" or last is None or last.report.holds:
             return
-        if (last.model.fingerprint, last.model.query_side) == (model.fingerprint, model.query_side):
-            raise Drifted(
-                f"{self._collection!r} does not answer: {model.reference} is not itself any more",
-                found=last.report.summary(),
-                expected=f"at most {last.report.threshold:.2g} from its witness",
-                next_step=f'embedmigrate drift; restore the model, or set on_drift = "serve" '
-                f"for {self._collection}",
-            )
+        raise Drifted(
+            f"{self._collection!r} does not answer: {model.reference} is not itself any more",
+            found=last.report.summary(),
+            expected=f"at most {last.report.threshold:.2g} from its witness",
+            next_step=f'embedmigrate drift; restore the model, or set on_drift = "serve" '
+            f"for {self._collection}",
+        )
 
-    def describe(self) -> dict[str, Any]:
-        """For a readiness probe and for metrics."""
-        last = self.last
+    def describe(self, model: EmbeddingModel | None = None) -> dict[str, Any]:
+        """For a readiness probe and for metrics: how often, and what was found of ``model``."""
+        last = None if model is None else self._last.get(_key(model))
         return {
             "checks": self.checks,
             "alarms": self.alarms,
@@ -131,3 +137,7 @@ class WitnessWatch:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
+
+
+def _key(model: EmbeddingModel) -> tuple[str, str]:
+    return model.fingerprint, model.query_side
