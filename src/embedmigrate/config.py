@@ -334,7 +334,9 @@ class _Parser:
             if fault.unpinned:
                 raise UnpinnedReference(
                     f"{self.place(key)}: {fault.message}",
-                    next_step=f"embedmigrate pin {where[-1]}",
+                    next_step=f"edit {self.path}, then embedmigrate pin {where[-1]}"
+                    if "repo" not in table
+                    else f"embedmigrate pin {where[-1]} says which commit to write there",
                 ) from None
             expected = "one of " + ", ".join(sorted(cls.model_fields))
             raise self.error(key, fault.message, expected if fault.unknown_key else None) from None

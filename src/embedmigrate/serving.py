@@ -18,7 +18,7 @@ from typing import NamedTuple
 from embedmigrate.catalog import Catalog, indexes, spaces
 from embedmigrate.catalog.records import IndexRecord, IndexState, Route
 from embedmigrate.embedders.base import Embedder
-from embedmigrate.errors import DamagedIndex, IndexGone, UsageError
+from embedmigrate.errors import DamagedIndex, EmbedMigrateError, IndexGone, UsageError
 from embedmigrate.following import RouteWatcher
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.startup import probe, validate_index
@@ -227,7 +227,9 @@ class Server:
             except Exception as error:  # of whatever kind: without this thread nothing is opened
                 done = False
                 if not self._closed:
-                    _log.warning("%s: the route cannot be followed: %s", self._collection, error)
+                    _log.warning(
+                        "%s: the route cannot be followed: %s", self._collection, _told(error)
+                    )
             if not done and not self._closed:
                 time.sleep(RETRY_SECONDS)
 
@@ -250,7 +252,7 @@ class Server:
             self._opened(name, warm=True)
         except Exception as error:
             role = "live" if live else "next"
-            trouble = role, str(error) or type(error).__name__
+            trouble = role, _told(error)
             if not self._closed and self._troubles.get(name) != trouble:
                 _log.warning("%s: %s is %s and not open here: %s", self._collection, name, *trouble)
             self._troubles[name] = trouble
@@ -333,3 +335,8 @@ class Server:
         self._look_out.join()
         self.forget()
         self._watcher.close()
+
+
+def _told(error: Exception) -> str:
+    """What may be shown of an error: others than ours may hold statements and texts (I21)."""
+    return str(error) if isinstance(error, EmbedMigrateError) else type(error).__name__

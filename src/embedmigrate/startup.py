@@ -74,9 +74,10 @@ def validate_route(
     there is to say when it is not the declared model that is live. Raises ``ModelMismatch``.
     """
     ends = [live, *around]
-    if not any(is_one_of(index.model, expected.accepted) for index in ends):
+    accepted = [index for index in ends if is_one_of(index.model, expected.accepted)]
+    if not accepted:
         raise mismatch(expected.collection, expected.declared, live.model)
-    if not any(index.spec.metric == expected.metric for index in ends):
+    if not any(index.spec.metric == expected.metric for index in accepted):
         raise _refusal(
             MetricMismatch,
             expected.collection,
@@ -148,7 +149,8 @@ def _refusal(
         f"{collection!r} serves another {what} than this application is configured for",
         found=f"live: {side(there)}",
         expected=f"configured: {side(here)}",
-        next_step="embedmigrate upgrade, or name the live model in `model` or `also_accept`",
+        next_step=f"embedmigrate revision --collection {collection} and embedmigrate upgrade, if "
+        "it is to move; else configure what is live, or name it in `also_accept`",
     )
 
 

@@ -17,8 +17,12 @@ def moved(result: dict[str, Any]) -> str:
             f"{entry['collection']}: {_model(entry, entry['model'].rpartition('@')[0])} "
             f"{'is live' if entry['live'] else 'is ready'} in index {_in(entry)}, "
             f"generation {entry['generation']} "
-            f"({entry['done']} documents, {entry['skipped']} skipped, "
-            f"{entry['embedded']} embedded)"
+            + (
+                f"({entry['done']} documents, {entry['skipped']} skipped, "
+                f"{entry['embedded']} embedded)"
+                if entry["container"] in (None, entry["index"])
+                else "(its vectors stay, none was embedded)"
+            )
         )
     lines += [f"applied {name}: moves nothing" for name in result["applied"] if name not in told]
     return "\n".join(lines) or "nothing to do"
@@ -93,6 +97,8 @@ def drifted(result: dict[str, Any]) -> str:
             f"alarm above {entry['threshold']:.2g}"
         )
         lines += [f"      {reason}" for reason in entry["reasons"]]
+        if entry["record_added"]:
+            lines.append("      a record of this platform was added to its pin file: commit it")
         if entry["verdict"] != "DRIFT":
             continue
         worst = sorted(entry["figures"], key=lambda figure: -figure["distance"])[:5]

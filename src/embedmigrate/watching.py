@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,7 +56,7 @@ class WitnessWatch:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._last: dict[tuple[str, str], LastCheck] = {}
-        self.checks = self.alarms = 0
+        self.checks = self.alarms = self.failures = 0
 
     def start(self, every: float) -> None:
         """Check each ``every`` seconds from now on."""
@@ -122,6 +121,7 @@ class WitnessWatch:
         return {
             "checks": self.checks,
             "alarms": self.alarms,
+            "failures": self.failures,
             "on_drift": self._on_drift,
             "verdict": None if last is None else last.report.verdict,
             "largest_distance": None if last is None else last.report.largest,
@@ -130,12 +130,21 @@ class WitnessWatch:
 
     def _keep_checking(self, every: float) -> None:
         while not self._over.wait(every):
-            with suppress(EmbedMigrateError):  # nothing is live, or it is being replaced
+            try:
                 self.check()
+            except Exception as error:  # of whatever kind: without this thread nothing is checked
+                self.failures += 1
+                said = error.message if isinstance(error, EmbedMigrateError) else ""
+                _log.warning(
+                    "%s: the witness cannot be checked now: %s",
+                    self._collection,
+                    said or type(error).__name__,
+                )
 
     def close(self) -> None:
+        """Check no more. Also from the hook, which runs in the thread that checks."""
         self._over.set()
-        if self._thread is not None:
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
 

@@ -73,7 +73,10 @@ def _configured_otherwise(
 ) -> list[str]:
     if not steps:
         return ["no revision makes its first index"]
-    wanted = resolve.pinned(settings, settings.collection(collection).model)
+    configured = settings.collection(collection)
+    for accepted in configured.also_accept:
+        resolve.pinned(settings, accepted)  # without it the application does not start
+    wanted = resolve.pinned(settings, configured.model)
     factory = settings.open_store(collection).factory
     return [str(it) for it in disagreements(settings, collection, steps, wanted, factory)]
 

@@ -218,7 +218,7 @@ def _refuse_foreign(model: EmbeddingModel, found: Sequence[Assignment]) -> None:
         + (f" ({', '.join(said)})" if said else ""),
         expected=f"vectors of {model.reference}, by the recipe that is configured",
         next_step="check --model and the recipe; to know what is in there: embedmigrate audit "
-        "--attribute; else embed the collection by a revision",
+        "COLLECTION --attribute --faiss FILE --ids FILE; else embed the collection by a revision",
     )
 
 
