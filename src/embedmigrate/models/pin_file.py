@@ -151,7 +151,7 @@ def read_pin(path: Path) -> Pin:
             f"pin file {path} is named for another model",
             found=fingerprint,
             expected=model.fingerprint,
-            next_step="restore it from version control; or delete it, and embedmigrate pin the model",
+            next_step="restore it from version control; or delete it, and embedmigrate pin it",
         )
     return pin
 
@@ -175,5 +175,5 @@ def _unreadable(path: Path, found: str) -> ConfigError:
         f"pin file {path} cannot be read",
         found=found,
         expected="the model as `embedmigrate pin` wrote it",
-        next_step="restore it from version control; or delete it, and embedmigrate pin the model",
+        next_step="restore it from version control; or delete it, and embedmigrate pin it",
     )
