@@ -14,8 +14,9 @@ from embedmigrate.catalog.records import RunRecord, RunState
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.embedders.measuring import measured, record_of
 from embedmigrate.engine import guard as guard_module
+from embedmigrate.engine.job import StopSignal
 from embedmigrate.engine.prepare import Transition, prepare
-from embedmigrate.errors import Drifted, Stopped
+from embedmigrate.errors import Drifted, Stopped, VerificationFailed
 from embedmigrate.models.witness import Witness
 from tests.engine.parts import Bench, ListSource
 
@@ -144,6 +145,47 @@ def test_the_open_window_of_a_runner_that_died_is_closed_by_the_next_one(
     pinned.embedder.spoil_canaries = pinned.embedder.spoil
     run_it(pinned)
     assert wrong_vectors(pinned) == 0
+
+
+def test_a_run_that_is_stopped_in_a_window_of_another_model_leaves_nothing_of_it(
+    pinned: Bench,
+) -> None:
+    swap = Swap(pinned, first=16)
+
+    def stops(vectors: Vectors) -> Vectors:
+        if len(pinned.embedder.asked) > 24:
+            pinned.job.stop.set("a signal")
+        return swap(vectors)
+
+    pinned.embedder.spoil = stops
+    pinned.job.witness_batches = 5
+    with pytest.raises(Stopped):
+        run_it(pinned)
+
+    assert discarded(pinned) is not None and wrong_vectors(pinned) == 0
+    pinned.job.close()
+    pinned.job.stop = StopSignal()
+    pinned.embedder.spoil_canaries = pinned.embedder.spoil
+    assert run_it(pinned).state is RunState.READY
+    assert wrong_vectors(pinned) == 0
+
+
+def test_an_index_that_was_found_to_hold_wrong_vectors_is_not_built_on_again(
+    pinned: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(guard_module.Guard, "check", lambda self: None)
+        Swap(pinned, first=8)
+        with pytest.raises(VerificationFailed, match="I6"):
+            run_it(pinned)
+    pinned.job.close()
+    itself: Callable[[Vectors], Vectors] = lambda vectors: vectors  # noqa: E731
+    pinned.embedder.spoil = pinned.embedder.spoil_canaries = itself
+
+    run = run_it(pinned)
+
+    assert run.index_name == "things-0002" and run.state is RunState.READY
+    assert wrong_vectors(pinned, "things-0002") == 0
 
 
 def test_without_the_check_the_index_is_a_mix(
