@@ -17,7 +17,7 @@ import pytest
 
 from embedmigrate import command, errors, resolve, serving
 from embedmigrate.errors import EmbedMigrateError
-from tests.faults.project import Faulty, kill_at
+from tests.faults.project import ROOT, Faulty, kill_at
 from tests.faults.reading import Seen, Truth
 from tests.versions import Running, Version
 from tests.workspace import documents, wait_for
@@ -495,3 +495,26 @@ def test_the_package_of_the_old_model_may_go_before_its_table_but_not_before_als
     command.rollback(project.settings, "articles", reason="to see")
     refusal = without_wordllama(project).refusal()
     assert isinstance(refusal, errors.ModelUnavailable) and "not installed" in str(refusal)
+
+
+# -- what is documented ---------------------------------------------------------------------------
+
+
+def test_the_documentation_says_which_image_starts_when() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text("utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("|")
+    ]
+    assert {row[0]: row[1:] for row in rows if row[0] in STARTS} == {
+        stage: [shown(*it) for it in zip(Versions._fields[:-1], row[:-1], strict=True)]
+        for stage, row in STARTS.items()
+    }
+
+
+def shown(version: str, start: str | type[EmbedMigrateError]) -> str:
+    if isinstance(start, str):
+        serves_old = (start == DECLARED) == (version in {"before", "a"})
+        return "old" if serves_old else "new"
+    return "`ModelUnavailable`" if start is LACKS else "`ModelMismatch`"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import opening
 from embedmigrate import Collection, command, errors
 from embedmigrate.embedders.files import package_folder
 from embedmigrate.embedders.static import StaticEmbedder
@@ -320,3 +321,13 @@ def fails(error: Exception) -> Callable[..., Any]:
         raise error
 
     return failing
+
+
+def test_the_benchmark_of_opening_runs_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as over:
+        opening.main([str(tmp_path), "--vectors", "1500", "--dead", "100", "--starts", "1"])
+    assert over.value.code == 0
+    assert "open + health" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
