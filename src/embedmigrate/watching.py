@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedmigrate.embedders.base import Embedder
-from embedmigrate.embedders.measuring import behaviour, processor_of, runtime_of
+from embedmigrate.embedders.measuring import behaviour, processor_of, record_of, runtime_of
 from embedmigrate.errors import Drifted, EmbedMigrateError
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.drift import DriftReport, judge
-from embedmigrate.models.witness import Witness
+from embedmigrate.models.witness import Witness, WitnessRecord
 
 OnDrift = Literal["refuse", "serve"]
 Hook = Callable[[DriftReport], None]
@@ -56,6 +56,7 @@ class WitnessWatch:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._last: dict[tuple[str, str], LastCheck] = {}
+        self._here: dict[tuple[str, str], WitnessRecord] = {}
         self.checks = self.alarms = self.failures = 0
 
     def start(self, every: float) -> None:
@@ -91,8 +92,17 @@ class WitnessWatch:
         return report
 
     def _compare(self, embedder: Embedder) -> LastCheck:
-        witness = self._witness(embedder.model)
-        report = judge(witness, behaviour(embedder), runtime_of(embedder), processor_of(embedder))
+        key, witness, seen = (
+            _key(embedder.model),
+            self._witness(embedder.model),
+            behaviour(embedder),
+        )
+        if (here := self._here.get(key)) is not None:
+            witness = witness.having(here)
+        report = judge(witness, seen, runtime_of(embedder), processor_of(embedder))
+        if report.holds and not report.known_platform:
+            # Later checks of this process are as strict as they are where there is a record.
+            self._here[key] = record_of(embedder, seen)
         return LastCheck(embedder.model, report, time.time())
 
     def _tell(self, report: DriftReport) -> None:

@@ -35,6 +35,10 @@ from embedmigrate.models.witness import Behaviour, Witness, WitnessRecord
 from embedmigrate.sources.base import Document, Source
 from embedmigrate.stores.base import IndexReader, StoredState
 
+_MOST_MISSED = 0.05
+_LEAST_LEFT = 0.25
+"""A sample that changed texts made smaller than this share of what was asked for must still find a
+wrong part of that size."""
 EQUAL_DISTANCE = 1e-7
 """Cosine distance up to which vectors of different files are equal. Another runtime moves a vector
 by 4e-13 and half precision in storage by 3e-8; the smallest change of weights that was seen, a
@@ -169,6 +173,14 @@ def prove_on_sample(
                 next_step=_INSTEAD,
             )
         return SampleProof(0, 0, 0, bound, 0.0, 0.0, 1.0)
+    finds = 1 - (1 - _CONFIDENCE) ** (1 / len(chosen))
+    if finds > _MOST_MISSED and _LEAST_LEFT * min(size, pool.seen) > len(chosen):
+        raise NotProven(
+            f"too few texts of {index.name} are still the ones that were embedded",
+            found=f"{len(chosen)} of {pool.seen} vectors drawn, {skipped} of changed texts",
+            expected=f"enough to find a wrong part of {_MOST_MISSED:.0%}",
+            next_step=_INSTEAD,
+        )
     again = embed_documents([it for _, it in chosen], guard.embedder, lambda _: {}, stop).vectors
     guard.check()
     stored = reader.vectors([(state.id, state.chunk) for state, _ in chosen])
@@ -192,7 +204,7 @@ def prove_on_sample(
         bound=bound,
         largest=float(distances.max()),
         median=float(np.median(distances)),
-        finds=1 - (1 - _CONFIDENCE) ** (1 / len(chosen)),
+        finds=finds,
     )
 
 
