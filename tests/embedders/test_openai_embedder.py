@@ -133,7 +133,7 @@ def test_a_name_that_can_be_moved_is_refused_in_words_of_its_own(
     assert error.exit_code == 78
     assert error.message.startswith("embedmigrate.toml, line "), error.message
     assert UNPINNED[lines] in error.message
-    assert error.next_step == "embedmigrate pin x"
+    assert str(error.next_step).endswith("embedmigrate pin x")
 
 
 def test_no_two_forms_are_refused_alike() -> None:
