@@ -6,7 +6,7 @@ two sides can differ has its own error (a ``ModelMismatch``) that names both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from embedmigrate.catalog.records import IndexRecord
@@ -142,7 +142,7 @@ def _refusal(
     there: tuple[EmbeddingModel, object],
 ) -> ModelMismatch:
     def side(it: tuple[EmbeddingModel, object]) -> str:
-        value = dict(it[1]) if what == "request parameters" else it[1]  # type: ignore[call-overload]
+        value = dict(it[1]) if isinstance(it[1], Mapping) else it[1]
         return f"{what} {value!r} of {it[0].reference}"
 
     return kind(

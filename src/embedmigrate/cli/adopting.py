@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from embedmigrate import text
-from embedmigrate.cli.root import cli, json_option, print_result, settings_of, working
+from embedmigrate.cli.root import (
+    cli,
+    confidence_option,
+    json_option,
+    print_result,
+    settings_of,
+    share_option,
+    working,
+)
 
 
 @cli.command(short_help="Take an existing FAISS index as the first live index.")
@@ -32,20 +40,8 @@ from embedmigrate.cli.root import cli, json_option, print_result, settings_of, w
     type=click.FloatRange(0, 1),
     help="Share of the sample that may be of texts edited since.",
 )
-@click.option(
-    "--confidence",
-    default=0.99,
-    show_default=True,
-    type=click.FloatRange(0.5, 1, max_open=True),
-    help="Chance that the sample finds a wrong part of the size of --share.",
-)
-@click.option(
-    "--share",
-    default=0.01,
-    show_default=True,
-    type=click.FloatRange(0, 0.5, min_open=True),
-    help="Smallest wrong part that the sample is to find.",
-)
+@confidence_option
+@share_option
 @click.option(
     "--yes",
     is_flag=True,

@@ -7,26 +7,22 @@ from pathlib import Path
 import click
 
 from embedmigrate import text
-from embedmigrate.cli.root import cli, json_option, print_result, settings_of, working
+from embedmigrate.cli.root import (
+    cli,
+    confidence_option,
+    json_option,
+    print_result,
+    settings_of,
+    share_option,
+    working,
+)
 
 
 @cli.command(short_help="What is really in the store? Exit 3 on any finding.")
 @click.argument("collection")
 @click.option("--index", help="Index to audit. Default: the live one.")
-@click.option(
-    "--confidence",
-    default=0.99,
-    show_default=True,
-    type=click.FloatRange(0.5, 1, max_open=True),
-    help="Chance that the sample finds a wrong part of the size of --share.",
-)
-@click.option(
-    "--share",
-    default=0.01,
-    show_default=True,
-    type=click.FloatRange(0, 0.5, min_open=True),
-    help="Smallest wrong part that the sample is to find.",
-)
+@confidence_option
+@share_option
 @click.option("--no-embed", is_flag=True, help="Count only: prove nothing by embedding again.")
 @click.option(
     "--attribute", is_flag=True, help="Say which model and recipe made the vectors, or none."

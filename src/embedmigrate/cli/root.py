@@ -103,3 +103,17 @@ SQL_WARNING = "warning: SQL cannot embed, verify or switch; nothing was done"
 rebuild_option = click.option(
     "--rebuild", is_flag=True, help="Build the old index again if it was dropped."
 )
+confidence_option = click.option(
+    "--confidence",
+    default=0.99,
+    show_default=True,
+    type=click.FloatRange(0.5, 1, max_open=True),
+    help="Chance that the sample finds a wrong part of the size of --share.",
+)
+share_option = click.option(
+    "--share",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(0, 0.5, min_open=True),
+    help="Smallest wrong part that the sample is to find.",
+)

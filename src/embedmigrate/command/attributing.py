@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from embedmigrate import resolve
-from embedmigrate.command.auditing import audited_index
 from embedmigrate.command.project import Project
 from embedmigrate.config import CollectionSettings, Settings
 from embedmigrate.embedders.base import Embedder, Vectors
@@ -173,7 +172,7 @@ def _of_index(
     settings: Settings, collection: str, index: str | None, size: int, seed: int | None
 ) -> _Stored:
     with Project(settings) as project:
-        record = audited_index(project, collection, index)
+        record = project.index_of(collection, index)
         with closing(project.job(collection).store.reader(record.container)) as reader:
             sample = Sample(size, seed)
             sample.read(reader.states())

@@ -6,15 +6,13 @@ from contextlib import closing
 from typing import Any
 
 from embedmigrate import resolve
-from embedmigrate.catalog import indexes, routes, spaces, witnesses
-from embedmigrate.catalog.records import IndexRecord
+from embedmigrate.catalog import indexes, spaces, witnesses
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.engine.audit import audit as audit_index
 from embedmigrate.engine.audit import tolerance_of
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
-from embedmigrate.errors import IndexGone, UsageError
 
 
 def audit(
@@ -35,7 +33,7 @@ def audit(
     """
     settings.collection(collection)
     with Project(settings, reporter=reporter) as project:
-        record = audited_index(project, collection, index)
+        record = project.index_of(collection, index)
         job = project.job(collection)
         with project.catalog.read() as connection:
             known = indexes.known_fingerprints(connection)
@@ -74,24 +72,3 @@ def audit(
         "findings": findings,
     }
     return {"schema": 1, "clean": not findings, "collections": [entry]}
-
-
-def audited_index(project: Project, collection: str, index: str | None) -> IndexRecord:
-    """The index that is named, else the live one."""
-    with project.catalog.read() as connection:
-        chosen = index or routes.get(connection, collection).live_index
-        known = {record.name: record for record in indexes.of_collection(connection, collection)}
-    if chosen is None:
-        raise IndexGone(
-            f"{collection!r} has no live index",
-            expected="a first index",
-            next_step="embedmigrate upgrade",
-        )
-    if chosen not in known:
-        raise UsageError(
-            f"{collection!r} has no index {chosen!r}",
-            found=chosen,
-            expected=", ".join(known) or "a first index",
-            next_step="embedmigrate status",
-        )
-    return known[chosen]

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 
 from embedmigrate import resolve
-from embedmigrate.catalog import Catalog, routes
+from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.config import Settings
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
@@ -21,7 +22,9 @@ from embedmigrate.errors import (
     ConfigError,
     DigestMismatch,
     Drifted,
+    IndexGone,
     ModelMismatch,
+    UsageError,
 )
 from embedmigrate.migration.environment import VERSION_TABLE
 
@@ -72,6 +75,26 @@ class Project:
                 allow_mass_delete=self._allow_mass_delete,
             )
         return self._jobs[collection]
+
+    def index_of(self, collection: str, index: str | None = None) -> IndexRecord:
+        """The index that is named, else the live one; ``IndexGone`` when there is none."""
+        with self.catalog.read() as connection:
+            chosen = index or routes.get(connection, collection).live_index
+            known = {it.name: it for it in indexes.of_collection(connection, collection)}
+        if chosen is None:
+            raise IndexGone(
+                f"{collection!r} has no live index",
+                expected="a first index",
+                next_step="embedmigrate upgrade",
+            )
+        if chosen not in known:
+            raise UsageError(
+                f"{collection!r} has no index {chosen!r}",
+                found=chosen,
+                expected=", ".join(known) or "a first index",
+                next_step="embedmigrate status",
+            )
+        return known[chosen]
 
     @contextmanager
     def locked(self, collections: Iterable[str]) -> Iterator[dict[str, Lease]]:

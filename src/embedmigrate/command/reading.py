@@ -179,29 +179,17 @@ def verify(
     with Project(settings, reporter=reporter) as project:
         for name in names:
             settings.collection(name)
-            with project.catalog.read() as connection:
-                chosen = index or routes.get(connection, name).live_index
-                known = {record.name: record for record in indexes.of_collection(connection, name)}
-            if chosen is None and collection is None:
-                continue
-            if chosen is None:
-                raise IndexGone(
-                    f"{name!r} has no live index",
-                    expected="a first index",
-                    next_step="embedmigrate upgrade",
-                )
-            if chosen not in known:
-                raise UsageError(
-                    f"{name!r} has no index {chosen!r}",
-                    found=chosen,
-                    expected=", ".join(known) or "a first index",
-                    next_step="embedmigrate status",
-                )
-            findings = _findings(project, name, known[chosen])
+            try:
+                chosen = project.index_of(name, index)
+            except IndexGone:
+                if collection is None:
+                    continue
+                raise
+            findings = _findings(project, name, chosen)
             entries.append(
                 {
                     "collection": name,
-                    "index": chosen,
+                    "index": chosen.name,
                     "holds": all(finding.holds for finding in findings),
                     "invariants": [vars(finding) for finding in findings],
                 }

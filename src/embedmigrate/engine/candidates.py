@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from embedmigrate.embedders.base import Embedder, Vectors, checked
-from embedmigrate.engine.embedding import CALL_SIZE
+from embedmigrate.engine.embedding import CALL_SIZE, named_by_type
 from embedmigrate.engine.job import StopSignal
-from embedmigrate.errors import BadAnswer, EmbedMigrateError
+from embedmigrate.errors import BadAnswer
 from embedmigrate.models import EmbeddingModel, Recipe
 from embedmigrate.sources.values import DocumentMaker
 
@@ -145,7 +145,8 @@ class Embedded:
             self._stop.check()
             some = missing[start : start + CALL_SIZE]
             self.embeddings += len(some)
-            known.update(zip(some, _each(candidate, some), strict=True))
+            with named_by_type(candidate.model, len(some)):
+                known.update(zip(some, _each(candidate, some), strict=True))
         vectors = np.full((len(texts), candidate.model.dimensions), np.nan, np.float32)
         for row, text in enumerate(texts):
             if (vector := known[text]) is not None:
@@ -156,7 +157,7 @@ class Embedded:
 def _each(candidate: Candidate, texts: Sequence[str]) -> Sequence[Vectors | None]:
     """A vector for each text. One text that the model has no vector for does not fail the others.
 
-    An exception of the runtime is named by its type: its message may hold a text (I21).
+    What fails of the runtime itself, as a whole, is not asked again text by text.
     """
     try:
         return list(candidate.embed(texts))
@@ -167,12 +168,3 @@ def _each(candidate: Candidate, texts: Sequence[str]) -> Sequence[Vectors | None
         if not any(answer is not None for answer in answers):
             raise
         return answers
-    except EmbedMigrateError:
-        raise
-    except Exception as error:
-        raise BadAnswer(
-            f"{candidate.model.reference} failed on a call of {len(texts)} texts",
-            found=type(error).__name__,
-            expected="an answer",
-            next_step="run the same command again; if it stays, try the model on its own",
-        ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from embedmigrate.embedders.base import Embedder, Vectors, checked
 from embedmigrate.engine.job import StopSignal
 from embedmigrate.errors import BadAnswer, EmbedMigrateError
+from embedmigrate.models import EmbeddingModel
 from embedmigrate.sources.base import Document
 
 CALL_SIZE = 64
@@ -49,14 +51,21 @@ def embed_documents(
 
 
 def _ask(embedder: Embedder, texts: Sequence[str]) -> Vectors:
-    """The model's answer. An exception is named by its type: its message may hold a text (I21)."""
-    try:
+    """The model's answer."""
+    with named_by_type(embedder.model, len(texts)):
         return embedder.embed_documents(texts)
+
+
+@contextmanager
+def named_by_type(model: EmbeddingModel, texts: int) -> Iterator[None]:
+    """Name an exception of a runtime by its type: its message may hold a text (I21)."""
+    try:
+        yield
     except EmbedMigrateError:
         raise
     except Exception as error:
         raise BadAnswer(
-            f"{embedder.model.reference} failed on a call of {len(texts)} texts",
+            f"{model.reference} failed on a call of {texts} texts",
             found=type(error).__name__,
             expected="an answer",
             next_step="run the same command again; if it stays, try the model on its own",

@@ -19,6 +19,7 @@ from embedmigrate.models.canaries import CANARIES
 from embedmigrate.models.witness import Array, Behaviour, Witness, WitnessRecord
 
 Verdict = Literal["OK", "WARN", "DRIFT"]
+Side = Literal["document", "query"]
 
 ALARMING_DISTANCE = 1e-6
 NOISE_FACTOR = 10
@@ -37,7 +38,7 @@ class CanaryFigure:
     """How far one canary moved: cosine distance, and the present norm over the recorded one."""
 
     canary: str
-    side: Literal["document", "query"]
+    side: Side
     distance: float
     norm_ratio: float
 
@@ -175,15 +176,16 @@ def figures_of(then: Behaviour, seen: Behaviour, places: Sequence[int]) -> tuple
     A side that was not asked, then or now, has no rows and no figures.
     """
     figures: list[CanaryFigure] = []
-    for side, recorded, present in (
+    sides: tuple[tuple[Side, Array, Array], ...] = (
         ("document", then.documents, seen.documents),
         ("query", then.queries, seen.queries),
-    ):
+    )
+    for side, recorded, present in sides:
         if not len(recorded) or not len(present):
             continue
         chosen = recorded[list(places)]
         figures += (
-            CanaryFigure(CANARIES[place].name, side, distance, ratio)  # type: ignore[arg-type]
+            CanaryFigure(CANARIES[place].name, side, distance, ratio)
             for place, distance, ratio in zip(
                 places, distances_of(chosen, present), norm_ratios(chosen, present), strict=True
             )
