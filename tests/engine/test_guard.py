@@ -17,6 +17,7 @@ from embedmigrate.engine import guard as guard_module
 from embedmigrate.engine.job import StopSignal
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.errors import Drifted, Stopped, VerificationFailed
+from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.witness import Witness
 from tests.engine.parts import Bench, ListSource
 
@@ -168,6 +169,38 @@ def test_a_run_that_is_stopped_in_a_window_of_another_model_leaves_nothing_of_it
     pinned.embedder.spoil_canaries = pinned.embedder.spoil
     assert run_it(pinned).state is RunState.READY
     assert wrong_vectors(pinned) == 0
+
+
+@pytest.mark.parametrize("files", [True, False], ids=["pinned by files", "behind a server"])
+def test_a_window_that_a_kill_left_open_counts_only_where_files_prove_who_made_it(
+    pinned: Bench, monkeypatch: pytest.MonkeyPatch, files: bool
+) -> None:
+    if not files:
+        served = EmbeddingModel(
+            name="served",
+            vendor="acme",
+            dimensions=pinned.embedder.model.dimensions,
+            normalize=True,
+            witness="sha256:" + "a" * 64,
+        )
+        pinned.embedder.model = served
+        pinned.spec = pinned.spec.model_copy(update={"model": served})
+        witness = Witness((record_of(pinned.embedder, measured(pinned.embedder)),))
+        pinned.job.pinned_witness = lambda model: witness
+
+    def killed(self: guard_module.Guard) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(guard_module.Guard, "check", killed)
+        run_it(pinned)
+    pinned.job.close()
+
+    run = run_it(pinned)
+
+    again = 0 if files else BATCH * WINDOW
+    assert run.embedded == DOCUMENTS + again and run.done == DOCUMENTS
+    assert (discarded(pinned) is None) is files
 
 
 def test_an_index_that_was_found_to_hold_wrong_vectors_is_not_built_on_again(
