@@ -241,6 +241,14 @@ def test_a_reader_asks_each_generation_with_its_own_query_side(prompted: Faulty)
     }
 
 
+def test_a_transition_between_two_query_sides_names_what_differs(
+    prompted: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    command.upgrade(prompted.settings, until_ready=True)
+    Collection.open("articles", prompted.settings).close()
+    assert f"with the query prompt ''; {PROMPT!r} is what is configured" in caplog.text
+
+
 def test_a_second_query_side_has_a_pin_file_of_its_own(prompted: Faulty) -> None:
     pins = read_pins(prompted.settings.pins, "wordllama")
 

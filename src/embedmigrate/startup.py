@@ -32,7 +32,7 @@ from embedmigrate.errors import (
 )
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.index_spec import Metric
-from embedmigrate.stores.base import IndexManifest, IndexReader
+from embedmigrate.stores.base import IndexManifest, IndexReader, by_fingerprint
 
 STAMPS_SAMPLED = 1000
 """Stamps that are looked at when an index is opened: some of the newest, others at random."""
@@ -87,9 +87,15 @@ def validate_route(
         )
     if is_one_of(live.model, [expected.declared]):
         return None
+    served, declared = live.model, expected.declared
+    if served.reference == declared.reference:
+        return (
+            f"{expected.collection} serves {served.reference} in index {live.name} with the query "
+            f"prompt {served.query_prompt!r}; {declared.query_prompt!r} is what is configured"
+        )
     return (
-        f"{expected.collection} serves {live.model.reference} in index {live.name}; "
-        f"{expected.declared.reference} is what is configured"
+        f"{expected.collection} serves {served.reference} in index {live.name}; "
+        f"{declared.reference} is what is configured"
     )
 
 
@@ -171,9 +177,7 @@ def validate_index(
             next_step=f"embedmigrate audit {index.collection}",
         )
     _validate_manifest(index, manifest)
-    stamps: dict[str, int] = {}
-    for stamp in reader.stamps(STAMPS_SAMPLED):
-        stamps[stamp.fingerprint] = stamps.get(stamp.fingerprint, 0) + stamp.vectors
+    stamps = by_fingerprint(reader.stamps(STAMPS_SAMPLED))
     foreign = {
         fingerprint: count for fingerprint, count in stamps.items() if fingerprint not in space
     }

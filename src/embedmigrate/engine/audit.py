@@ -17,7 +17,7 @@ from embedmigrate.engine.statistics import sample_size, upper_bound
 from embedmigrate.models.drift import ALARMING_NORM, NOISE_FACTOR, distances_of, norm_ratios
 from embedmigrate.models.witness import Witness
 from embedmigrate.sources.base import Source
-from embedmigrate.stores.base import IndexReader, StoredState
+from embedmigrate.stores.base import IndexReader, StoredState, by_fingerprint
 
 LEAST_TOLERANCE = 1e-5
 """Below the smallest real change that was seen (weights rounded to bfloat16: 2.4e-5 at least), and
@@ -126,9 +126,7 @@ def audit(
     the catalog has met. The sample is large enough to hold a vector of a part of ``share`` with
     ``confidence``; without ``embedder`` nothing is embedded, and nothing is proven.
     """
-    stamps: dict[str, int] = {}
-    for stamp in reader.stamps():
-        stamps[stamp.fingerprint] = stamps.get(stamp.fingerprint, 0) + stamp.vectors
+    stamps = by_fingerprint(reader.stamps())
     sample = Sample(sample_size(share, confidence), seed)
     duplicate = sample.read(reader.states())
     for _ in diff:

@@ -18,7 +18,7 @@ from embedmigrate.engine.sampling import Sample
 from embedmigrate.errors import VerificationFailed
 from embedmigrate.models import IndexSpec
 from embedmigrate.sources.base import Source
-from embedmigrate.stores.base import IndexReader, StoredState
+from embedmigrate.stores.base import IndexReader, StoredState, by_fingerprint
 
 REEMBEDDED = 64
 """Vectors that are embedded again."""
@@ -100,9 +100,7 @@ def verification_failed(index: str, broken: list[Finding]) -> VerificationFailed
 
 
 def _one_space(spaces: Collection[str], reader: IndexReader) -> Finding:
-    stamps: dict[str, int] = {}
-    for stamp in reader.stamps():
-        stamps[stamp.fingerprint] = stamps.get(stamp.fingerprint, 0) + stamp.vectors
+    stamps = by_fingerprint(reader.stamps())
     return Finding(
         4,
         "one space",

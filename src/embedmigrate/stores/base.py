@@ -78,6 +78,14 @@ class Stamp(NamedTuple):
     vectors: int
 
 
+def by_fingerprint(stamps: Iterable[Stamp]) -> dict[str, int]:
+    """Vectors by the space that they are stamped with, whatever run wrote them."""
+    counts: dict[str, int] = {}
+    for stamp in stamps:
+        counts[stamp.fingerprint] = counts.get(stamp.fingerprint, 0) + stamp.vectors
+    return counts
+
+
 def refuse_other_space(manifest: IndexManifest, space: str, accepts: Collection[str]) -> None:
     """``ModelMismatch`` unless vectors of ``space`` belong into the index (I4)."""
     if not space:
