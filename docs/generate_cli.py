@@ -155,6 +155,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "target": "minilm@98efcc79…",
                 "assurance": "pinned",
                 "rebind": False,
+                "query_prompt": "",
                 "factory": "Flat",
                 "documents": 600,
                 "vector_bytes": 921600,
@@ -184,7 +185,11 @@ JSON: dict[str, dict[str, Any]] = {
         "schema": 1,
         "agrees": False,
         "collections": [
-            {"collection": "articles", "differences": ["revision 3f9c2a1b77d0 is pending"]}
+            {
+                "collection": "articles",
+                "differences": ["revision 3f9c2a1b77d0 is pending"],
+                "next_step": "embedmigrate upgrade",
+            }
         ],
         "scripts": ["revision 1ae2c07d55b1 was changed after it was applied"],
     },

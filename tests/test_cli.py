@@ -291,6 +291,7 @@ def test_the_status_document_has_the_contracted_keys(project: Workspace) -> None
 def test_a_status_of_nothing_is_null_and_empty_lists(tmp_path: Path) -> None:
     workspace = Workspace.make(tmp_path / "project", pin=())
 
+    command.pin(workspace.to_pin, "wordllama")
     (entry,) = document(workspace, "status")["collections"]
 
     assert entry == {

@@ -7,6 +7,7 @@ the pin files beside them.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -336,10 +337,16 @@ class Collection:
             around = [
                 index
                 for index in indexes.of_collection(connection, self.name)
-                if index.name == route.candidate_index
-                or index.state in (IndexState.RETAINED, IndexState.ADOPTED)
+                if index.name == route.candidate_index or self._is_kept(index)
             ]
         return validate_route(self._expected, live, around)
+
+    def _is_kept(self, index: IndexRecord) -> bool:
+        """Whether ``rollback`` may go to it. Nobody drops an adopted one: its grace ends that."""
+        if index.state is not IndexState.ADOPTED:
+            return index.state is IndexState.RETAINED
+        grace = self._settings.general.retain_seconds
+        return index.retained_at is not None and time.time() - index.retained_at < grace
 
 
 def _result(pair: Pair, hits: list[Hit]) -> SearchResult:

@@ -211,11 +211,14 @@ def find_config(start: Path | None = None) -> Path:
     )
 
 
-def load_settings(path: Path | str | None = None, *, allow_unpinned: bool = False) -> Settings:
+def load_settings(
+    path: Path | str | None = None, *, allow_unpinned: bool = False, require_pins: bool = True
+) -> Settings:
     """Read and validate a configuration file (by default the one that ``find_config`` finds).
 
-    ``UnpinnedReference`` for a model that is named in a way that can change its meaning (I19);
-    ``allow_unpinned`` is for what pins it.
+    ``UnpinnedReference`` for a model that is named in a way that can change its meaning, and for
+    one that a collection uses and that was never pinned (I19). ``allow_unpinned`` is for what pins
+    models; without ``require_pins`` a model may lack its pin file, for what reports that itself.
     """
     path = Path(path) if path is not None else find_config()
     try:
@@ -237,7 +240,23 @@ def load_settings(path: Path | str | None = None, *, allow_unpinned: bool = Fals
             **{k: v for k, v in document.items() if k in ("collections", "models")},
         }
     context = {ALLOW_UNPINNED: allow_unpinned}
-    return _Parser(path.resolve(), text, prefix, context).parse(document)
+    settings = _Parser(path.resolve(), text, prefix, context).parse(document)
+    if require_pins and not allow_unpinned:
+        _require_pins(settings)
+    return settings
+
+
+def _require_pins(settings: Settings) -> None:
+    """Looks for the files and at nothing in them: whoever uses a model reads its pin."""
+    for collection in settings.collections.values():
+        for name in (collection.model, *collection.also_accept):
+            if not any(settings.pins.glob(f"{name}.*.json")):
+                raise UnpinnedReference(
+                    f"model {name!r} of collection {collection.name!r} is not pinned",
+                    found=f"no pin file in {settings.pins}",
+                    expected=f"{name}.<fingerprint>.json",
+                    next_step=f"embedmigrate pin {name}",
+                )
 
 
 class _Parser:

@@ -236,6 +236,11 @@ def planned(result: dict[str, Any]) -> str:
             f"{entry['collection']}: {entry['source'] or 'nothing'} -> "
             f"{_model(entry, entry['target'])}, "
             + (
+                f"with the query prompt {entry['query_prompt']!r}, "
+                if entry["source"] == entry["target"]
+                else ""
+            )
+            + (
                 "rebind: the vectors stay, a sample of them is proven"
                 if entry["rebind"]
                 else f"{entry['documents']} documents, "
@@ -312,10 +317,11 @@ def verified(result: dict[str, Any]) -> str:
 
 def checked(result: dict[str, Any]) -> str:
     """A line a collection, and one for each applied script that is not what it was."""
-    lines = [
-        f"{entry['collection']}: {'; '.join(entry['differences']) or 'agrees'}"
-        for entry in result["collections"]
-    ]
+    lines = []
+    for entry in result["collections"]:
+        lines.append(f"{entry['collection']}: {'; '.join(entry['differences']) or 'agrees'}")
+        if entry["next_step"]:
+            lines.append(f"  next:     {entry['next_step']}")
     return "\n".join(lines + [f"scripts: {difference}" for difference in result["scripts"]])
 
 

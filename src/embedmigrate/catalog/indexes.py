@@ -185,6 +185,11 @@ def move(
         )
 
 
+def note_left(connection: Connection, name: str, when: float | None) -> None:
+    """When an adopted index stopped being live; None for one that is live again."""
+    connection.execute(schema.index.update().where(_index.name == name).values(retained_at=when))
+
+
 def retain_ready(connection: Connection, collection: str) -> None:
     """Retain what was made ready and not chosen, so that it can be used again, or dropped."""
     connection.execute(

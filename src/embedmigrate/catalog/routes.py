@@ -230,12 +230,16 @@ def undo(
 
 def _retain(connection: Connection, name: str) -> None:
     """What was live is kept. Somebody else's container is ``adopted``, live or not (I20)."""
-    if indexes.get(connection, name).state is not IndexState.ADOPTED:
+    if indexes.get(connection, name).state is IndexState.ADOPTED:
+        indexes.note_left(connection, name, time.time())
+    else:
         indexes.move(connection, name, (IndexState.LIVE,), IndexState.RETAINED)
 
 
 def _revive(connection: Connection, name: str) -> None:
-    if indexes.get(connection, name).state is not IndexState.ADOPTED:
+    if indexes.get(connection, name).state is IndexState.ADOPTED:
+        indexes.note_left(connection, name, None)
+    else:
         indexes.move(connection, name, (IndexState.RETAINED, IndexState.READY), IndexState.LIVE)
 
 

@@ -39,6 +39,12 @@ def latest(
     return None if row is None else RunRecord.of(row)
 
 
+def of_collection(connection: Connection, collection: str) -> list[RunRecord]:
+    """The runs of a collection, oldest first."""
+    query = sa.select(schema.run).where(_run.collection == collection).order_by(_run.id)
+    return [RunRecord.of(row) for row in connection.execute(query)]
+
+
 def of_index(connection: Connection, index: str) -> list[RunRecord]:
     """The runs that built one index, oldest first."""
     query = sa.select(schema.run).where(_run.index_name == index).order_by(_run.id)

@@ -33,10 +33,14 @@ def cli(context: click.Context, config: Path | None, quiet: bool) -> None:
     context.obj = {"config": config, "quiet": quiet}
 
 
-def settings_of(context: click.Context, *, allow_unpinned: bool = False) -> Settings:
+def settings_of(
+    context: click.Context, *, allow_unpinned: bool = False, require_pins: bool = True
+) -> Settings:
     from embedmigrate.config import load_settings
 
-    return load_settings(context.obj["config"], allow_unpinned=allow_unpinned)
+    return load_settings(
+        context.obj["config"], allow_unpinned=allow_unpinned, require_pins=require_pins
+    )
 
 
 def working(context: click.Context) -> dict[str, Any]:

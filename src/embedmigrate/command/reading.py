@@ -53,6 +53,7 @@ def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
         "target": upgrade.transition.model.reference,
         "assurance": upgrade.transition.model.pinned_or_witnessed,
         "rebind": isinstance(upgrade.transition, Rebinding),
+        "query_prompt": upgrade.transition.model.query_prompt,
         "factory": None,
         "documents": 0,
         "vector_bytes": 0,
