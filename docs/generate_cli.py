@@ -8,6 +8,7 @@ A test compares the file with what the program prints, and the shapes below with
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,13 @@ JSON: dict[str, dict[str, Any]] = {
         "collections": [
             {
                 "collection": "articles",
-                "live": {**_INDEX, "generation": 2, "documents": 598},
+                "live": {
+                    **_INDEX,
+                    "generation": 2,
+                    "documents": 598,
+                    "lag": {"entries": 3, "seconds": 0.8},
+                    "changes": "capture",
+                },
                 "shadow": {
                     **_INDEX,
                     "state": "backfilling",
@@ -141,8 +148,40 @@ JSON: dict[str, dict[str, Any]] = {
                 ],
                 "revision": "3f9c2a1b77d0",
                 "runner": "process 4711 on search-1",
+                "follower": None,
             }
         ],
+    },
+    "sync": {
+        "schema": 1,
+        "collections": [
+            {
+                "collection": "articles",
+                "index": "articles-0002",
+                "generation": 2,
+                "changes": "capture",
+                "written": 3,
+                "metadata": 1,
+                "deleted": 0,
+                "unchanged": 0,
+                "embedded": 3,
+                "lag": {"entries": 0, "seconds": 0.0},
+            }
+        ],
+    },
+    "capture install": {
+        "schema": 1,
+        "collection": "articles",
+        "changed": True,
+        "recording": True,
+        "unseen": [],
+    },
+    "capture remove": {
+        "schema": 1,
+        "collection": "articles",
+        "changed": True,
+        "recording": False,
+        "unseen": [],
     },
     "plan": {
         "schema": 1,
@@ -156,6 +195,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "assurance": "pinned",
                 "rebind": False,
                 "query_prompt": "",
+                "changes": "capture",
                 "factory": "Flat",
                 "documents": 600,
                 "vector_bytes": 921600,
@@ -334,11 +374,20 @@ def help_of(path: tuple[str, ...] = ()) -> str:
     return command.get_help(context)
 
 
+def paths() -> Iterator[tuple[str, ...]]:
+    """Every command, and below a group those of the group."""
+    for name, command in sorted(cli.commands.items()):
+        yield (name,)
+        if isinstance(command, click.Group):
+            yield from ((name, below) for below in sorted(command.commands))
+
+
 def render() -> str:
     """The whole of docs/cli.md."""
     parts = [_INTRODUCTION, f"```text\n{help_of()}\n```\n"]
-    for name in sorted(cli.commands):
-        parts.append(f"## {name}\n\n```text\n{help_of((name,))}\n```\n")
+    for path in paths():
+        name = " ".join(path)
+        parts.append(f"{'#' * (len(path) + 1)} {name}\n\n```text\n{help_of(path)}\n```\n")
         if name in JSON:
             example = json.dumps(JSON[name], indent=2, ensure_ascii=False)
             parts.append(f"With `--json`:\n\n```json\n{example}\n```\n")

@@ -84,6 +84,8 @@ class _Collection(BaseModel):
     source: dict[str, Any]
     store: dict[str, Any]
     joiner: str = " "
+    changes: Literal["application"] | None = None
+    """That the application itself says what it changes (``Collection.changed``, ``.deleted``)."""
     recall_target: float = Field(default=0.9, gt=0, le=1)
     """Share of the exact top 10 that an ANN index must find before it may go live."""
     witness_at_open: bool = False
@@ -108,6 +110,7 @@ class CollectionSettings:
     witness_at_open: bool = False
     witness_every: float = 0.0
     on_drift: Literal["refuse", "serve"] = "refuse"
+    changes: Literal["application"] | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -308,6 +311,7 @@ class _Parser:
             witness_at_open=parsed.witness_at_open,
             witness_every=parsed.witness_every,
             on_drift=parsed.on_drift,
+            changes=parsed.changes,
         )
 
     def tables(

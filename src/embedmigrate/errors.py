@@ -218,6 +218,10 @@ class LockHeld(Temporary):
     """Another runner works on this collection."""
 
 
+class Behind(Temporary):
+    """A new index does not have every change that readers have seen already."""
+
+
 class SourceChanged(Temporary):
     """A source file was rewritten in place while it was read."""
 

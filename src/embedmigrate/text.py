@@ -272,6 +272,13 @@ def status(result: dict[str, Any]) -> str:
                 else f"{live['documents']} documents"
             )
         )
+        if live is not None and live["lag"] is not None:
+            waiting = live["lag"]["entries"]
+            lines.append(
+                f"  changes:  {waiting} waiting"
+                + (f", the oldest for {live['lag']['seconds']:.0f} s" if waiting else "")
+                + (f"; {CHANGES[live['changes']]}" if live["changes"] else "")
+            )
         if shadow is not None:
             lines.append(
                 f"  shadow:   {_model(shadow)} in {_in(shadow)}, {shadow['state']}, "
@@ -298,6 +305,43 @@ def _in(entry: dict[str, Any]) -> str:
     """The index of an entry, and whose vectors it asks if they are not its own."""
     index, container = entry["index"], entry["container"]
     return str(index) if container == index else f"{index} (vectors of {container})"
+
+
+def synced(result: dict[str, Any]) -> str:
+    """A line a collection: what was done, and how its changes are learned of."""
+    lines = []
+    for it in result["collections"]:
+        if "error" in it:
+            lines.append(f"{it['collection']}: {it['error']}")
+            continue
+        lines.append(
+            f"{it['collection']}: {it['written']} written ({it['embedded']} embedded), "
+            f"{it['metadata']} metadata, {it['deleted']} deleted in {it['index']}, "
+            f"{it['lag']['entries']} waiting; {CHANGES[it['changes']]}"
+        )
+    return "\n".join(lines)
+
+
+CHANGES = {
+    "capture": "changes are recorded by the source",
+    "application": "changes are told by the application",
+    "updated_at": "updated_at is a hint, and source and index are compared",
+    "comparison": "source and index are compared",
+}
+"""How changes are learned of, in words."""
+
+
+def captured(result: dict[str, Any]) -> str:
+    """Whether changes are recorded now, and what the triggers cannot see."""
+    state = "are recorded" if result["recording"] else "are not recorded"
+    lines = [
+        f"{result['collection']}: changes {state}" + ("" if result["changed"] else ", as before")
+    ]
+    lines += [
+        f"  not seen: rows that REPLACE removes for {name}, a unique index over expressions"
+        for name in result["unseen"]
+    ]
+    return "\n".join(lines)
 
 
 def hits(result: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ FAISS = "embedmigrate.stores.faiss"
         kill_at(f"{FAISS}.vectors:VectorFile.write", "after", 3),
         kill_at(f"{FAISS}.writer:FaissWriter.write", "after", 3),
         kill_at(f"{CATALOG}.runs:finish_batch", "after", 3),
-        kill_at(f"{ENGINE}.prepare:note_differences", "after"),
+        kill_at(f"{ENGINE}.follow:note_differences", "after"),
         kill_at(f"{CATALOG}.routes:offer_candidate", "after"),
         kill_at(f"{ENGINE}.prepare:_Preparation._finish", "after"),
         kill_at(f"{CATALOG}.routes:cut_over", "after"),

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from embedmigrate.catalog import events, indexes, schema
 from embedmigrate.catalog.locks import Lease, renew
 from embedmigrate.catalog.records import AppliedRecord, IndexState, Route, RunState
-from embedmigrate.errors import Refused
+from embedmigrate.errors import Behind, Refused
 from embedmigrate.models import IndexSpec
 
 _route, _applied = schema.route.c, schema.applied.c
@@ -67,6 +67,7 @@ def cut_over(
     """Make a ready index live and retain the one that was; returns the new generation."""
     renew(connection, lease)
     before = get(connection, lease.collection)
+    _refuse_behind(connection, before, index_name)
     indexes.move(connection, index_name, (IndexState.READY,), IndexState.LIVE)
     if before.live_index is not None:
         _retain(connection, before.live_index)
@@ -226,6 +227,20 @@ def undo(
         },
         run_id=record.run_id,
     )
+
+
+def _refuse_behind(connection: Connection, before: Route, index_name: str) -> None:
+    """I1: what readers have seen of the source they go on seeing."""
+    if before.live_index is None:
+        return
+    live, target = (indexes.get(connection, name) for name in (before.live_index, index_name))
+    if target.position < live.position:
+        raise Behind(
+            f"{index_name} does not have every change that {live.name} has",
+            found=f"position {target.position} in the journal",
+            expected=f"at least {live.position}",
+            next_step="run the same command again",
+        )
 
 
 def _retain(connection: Connection, name: str) -> None:

@@ -19,6 +19,7 @@ from embedmigrate.cli import (  # noqa: F401  registers the commands
     moving,
     scripts,
     setup,
+    syncing,
 )
 from embedmigrate.cli.root import cli
 from embedmigrate.errors import EmbedMigrateError

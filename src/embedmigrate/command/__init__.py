@@ -9,6 +9,7 @@ from embedmigrate.command.adopting import adopt
 from embedmigrate.command.attributing import attribute
 from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
+from embedmigrate.command.capturing import capture_install, capture_remove, capture_sql
 from embedmigrate.command.checking import check
 from embedmigrate.command.doctor import doctor
 from embedmigrate.command.forward import contract, cutover, upgrade
@@ -31,6 +32,7 @@ from embedmigrate.command.scripts import (
     upgrade_sql,
 )
 from embedmigrate.command.setup import init, list_templates
+from embedmigrate.command.syncing import follow, sync
 from embedmigrate.command.vendoring import restore
 
 __all__ = [
@@ -38,6 +40,9 @@ __all__ = [
     "attribute",
     "audit",
     "branches",
+    "capture_install",
+    "capture_remove",
+    "capture_sql",
     "check",
     "check_policy",
     "check_serving",
@@ -50,6 +55,7 @@ __all__ = [
     "drift",
     "edit",
     "ensure_version",
+    "follow",
     "heads",
     "history",
     "init",
@@ -64,6 +70,7 @@ __all__ = [
     "show",
     "stamp",
     "status",
+    "sync",
     "upgrade",
     "upgrade_sql",
     "verify",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -90,16 +90,17 @@ def upgrade(
                 )
             failed: dict[str, EmbedMigrateError] = {}
             for collection in sorted(unsettled):
-                with _alone(collection, failed):
-                    project.settle(collection, leases[collection])
+                with _alone(collection, failed), project.following([collection]) as followers:
+                    project.settle(collection, followers[collection])
             prepared = _prepare_all(project, upgrades, leases, again, failed)
             applied: list[str] = []
             if not until_ready:
-                applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
-                note_applied(project, scripts, applied)
-                for collection in prepared:
-                    with _alone(collection, failed):
-                        project.settle(collection, leases[collection])
+                with _caught_up(project, prepared, failed) as followers:
+                    applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
+                    note_applied(project, scripts, applied)
+                    for collection, lease in followers.items():
+                        with _alone(collection, failed):
+                            project.settle(collection, lease)
             done = [_describe(project, upgrade, prepared, failed) for upgrade in upgrades]
         result = {"schema": 1, "collections": done, "applied": applied}
         if failed:
@@ -241,6 +242,28 @@ def _alone(collection: str, failed: dict[str, EmbedMigrateError]) -> Iterator[No
         raise
     except EmbedMigrateError as error:
         failed[collection] = error
+
+
+@contextmanager
+def _caught_up(
+    project: Project, prepared: Mapping[str, RunRecord], failed: dict[str, EmbedMigrateError]
+) -> Iterator[dict[str, Lease]]:
+    """Bring what is prepared to where the live index is, and keep it there until the block ends.
+
+    Nobody else writes to what is live meanwhile, so that at the switch no reader loses sight of a
+    change (I1). Yields the followers' leases.
+    """
+    followers: dict[str, Lease] = {}
+    with ExitStack() as stack:
+        for collection, run in prepared.items():
+            with _alone(collection, failed):
+                lease = stack.enter_context(project.following([collection]))[collection]
+                with project.catalog.read() as connection:
+                    index = indexes.get(connection, run.index_name)
+                if index.container == index.name:
+                    settle.catch_up(project.job(collection), lease, index.name, anew=False)
+                followers[collection] = lease
+        yield followers
 
 
 def _walk(

@@ -11,9 +11,10 @@ from alembic.runtime.migration import MigrationContext
 from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.database import catalog_exists
-from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.config import Settings
+from embedmigrate.engine.intake import TOLD
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
 from embedmigrate.engine.settle import settle
@@ -27,6 +28,9 @@ from embedmigrate.errors import (
     UsageError,
 )
 from embedmigrate.migration.environment import VERSION_TABLE
+
+ROUND_PATIENCE = 60.0
+"""Seconds that whoever switches the route waits for a round of `sync` to end."""
 
 
 class Project:
@@ -70,6 +74,7 @@ class Project:
                 witness_batches=general.witness_batches,
                 proof_sample=general.proof_sample,
                 lease_seconds=general.lease_seconds,
+                told_by_application=self.settings.collection(collection).changes == TOLD,
                 reporter=self.reporter,
                 stop=self.stop,
                 allow_mass_delete=self._allow_mass_delete,
@@ -98,10 +103,26 @@ class Project:
 
     @contextmanager
     def locked(self, collections: Iterable[str]) -> Iterator[dict[str, Lease]]:
-        """Hold the locks of several collections, taken in one order by everybody."""
+        """Hold the runner's locks of several collections, taken in one order by everybody."""
         with ExitStack() as stack:
             yield {
                 collection: stack.enter_context(held(self.job(collection)))
+                for collection in sorted(set(collections))
+            }
+
+    @contextmanager
+    def following(
+        self, collections: Iterable[str], *, patience: float = ROUND_PATIENCE
+    ) -> Iterator[dict[str, Lease]]:
+        """Hold the follower's locks too: nobody else writes to what is live until the block ends.
+
+        Waits ``patience`` seconds for the end of a round of `sync`.
+        """
+        with ExitStack() as stack:
+            yield {
+                collection: stack.enter_context(
+                    held(self.job(collection), Role.FOLLOWER, patience=patience)
+                )
                 for collection in sorted(set(collections))
             }
 
@@ -112,7 +133,7 @@ class Project:
         return {route.collection for route in found if route.settled_generation != route.generation}
 
     def settle(self, collection: str, lease: Lease) -> None:
-        """Finish the last switch of a collection, if that is still to be done.
+        """Finish the last switch of a collection, if that is still to be done; as its follower.
 
         An index whose model cannot answer any more is served as it is, and said to be.
         """

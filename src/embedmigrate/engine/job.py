@@ -62,6 +62,11 @@ class StopSignal:
         self._why = self._why or why
         self._event.set()
 
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless somebody asks to stop: ``Stopped`` then."""
+        self._event.wait(seconds)
+        self.check()
+
     def check(self) -> None:
         """Raise ``Stopped`` when somebody asked to stop."""
         if self._event.is_set():
@@ -91,6 +96,8 @@ class Job:
     witness_batches: int = 64
     proof_sample: int = 459
     lease_seconds: float = 30.0
+    told_by_application: bool = False
+    """Whether the application says itself what it changes (``Collection.changed``)."""
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
     allow_mass_delete: bool = False
