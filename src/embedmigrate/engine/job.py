@@ -52,9 +52,13 @@ class Silent:
 
 
 class StopSignal:
-    """Asked between two model calls whether to go on. Set from a signal handler or a thread."""
+    """Asked between two model calls whether to go on. Set from a signal handler or a thread.
 
-    def __init__(self) -> None:
+    One that stands ``within`` another stops with it.
+    """
+
+    def __init__(self, within: StopSignal | None = None) -> None:
+        self._within = within
         self._event = threading.Event()
         self._why = ""
 
@@ -64,12 +68,22 @@ class StopSignal:
 
     def check(self) -> None:
         """Raise ``Stopped`` when somebody asked to stop."""
+        if self._within is not None:
+            self._within.check()
         if self._event.is_set():
-            raise Stopped(
-                f"stopped: {self._why}",
-                expected="what is checkpointed stays; nothing is lost",
-                next_step="run the same command again to resume",
-            )
+            raise stopped(self._why)
+
+    def pace(self, texts: int) -> None:
+        """Asked before a model call: ``check``, and wait as long as such a call has to."""
+        self.check()
+
+
+def stopped(why: str) -> Stopped:
+    return Stopped(
+        f"stopped: {why}",
+        expected="what is checkpointed stays; nothing is lost",
+        next_step="run the same command again to resume",
+    )
 
 
 def _no_witness(_model: EmbeddingModel) -> Witness:
