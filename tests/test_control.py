@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import pytest
 
 from embedmigrate import command
 from embedmigrate.catalog import Catalog, requests, routes, runs
-from embedmigrate.catalog.records import RunState
 from embedmigrate.command import forward
 from embedmigrate.config import load_settings
-from embedmigrate.engine import control
-from embedmigrate.engine.embedding import embed_documents
+from embedmigrate.engine import control, prepare
+from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
 from embedmigrate.engine.job import StopSignal
 from embedmigrate.errors import (
     ConfigError,
@@ -26,6 +24,7 @@ from embedmigrate.errors import (
     Refused,
     StickyState,
     Stopped,
+    StorageUnavailable,
     UnknownCollection,
 )
 from embedmigrate.migration.operations import ReembedOp
@@ -66,11 +65,13 @@ def two(tmp_path: Path) -> Workspace:
 def stop_half_way(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upgrade that is stopped by a signal before it embeds anything, and its lock is free."""
     stop = StopSignal()
+
+    def stops(*args: Any) -> EmbeddedBatch:
+        stop.set("a test")
+        return embed_documents(*args)
+
     with monkeypatch.context() as patched:
-        patched.setattr(
-            "embedmigrate.engine.backfill.embed_documents",
-            lambda *args: (stop.set("a test"), embed_documents(*args))[1],
-        )
+        patched.setattr("embedmigrate.engine.backfill.embed_documents", stops)
         with pytest.raises(Stopped):
             workspace.upgrade(stop=stop)
 
@@ -152,14 +153,8 @@ def test_what_is_ready_can_be_paused_and_is_then_not_cut_over(moving: Workspace)
     assert moving.live() == "fake-a"
 
     command.resume(moving.settings, "articles")
-    assert asked_model(moving.upgrade) == 0, "nothing is embedded twice"
-    assert moving.live() == "fake-b"
-
-
-def asked_model(upgrade: Callable[[], list[dict[str, Any]]]) -> int:
-    """Documents that an upgrade embedded, by the count of its run, less what it had before."""
-    (entry,) = upgrade()
-    return int(entry["embedded"]) - 40
+    (entry,) = moving.upgrade()
+    assert (entry["live"], entry["embedded"]) == (True, 40), "nothing is embedded twice"
 
 
 def test_a_rollback_does_not_care_about_a_pause(moving: Workspace) -> None:
@@ -440,6 +435,54 @@ def test_what_is_asked_while_the_walk_is_under_way_stops_its_own_collection_only
     assert len(result["applied"]) == 1
 
 
+def test_of_a_block_no_row_is_written_when_it_is_paused_before_the_walk(
+    moving: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving.revision("fake-a", "and back")
+    walk = forward._walk
+
+    def ask_first(*args: Any) -> list[str]:
+        command.pause(moving.settings, "articles")
+        return walk(*args)
+
+    monkeypatch.setattr("embedmigrate.command.controlling.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(forward, "_walk", ask_first)
+    before = command.current(moving.settings)
+
+    result = command.upgrade(moving.settings)
+
+    assert result["applied"] == [] and command.current(moving.settings) == before
+    assert moving.status()["live"]["generation"] == 1
+
+
+def test_what_is_asked_while_the_last_check_is_made_is_seen_before_the_lock_is_free(
+    moving: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*args: Any) -> Any:
+        command.pause(moving.settings, "articles")
+        return verify(*args)
+
+    verify = prepare._Preparation._finish
+    monkeypatch.setattr("embedmigrate.command.controlling.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(prepare._Preparation, "_finish", ask)
+
+    assert moving.upgrade(until_ready=True)[0]["state"] == "paused"
+
+
+def test_why_a_runner_waited_is_not_shown_once_it_is_gone(
+    moving: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_half_way(moving, monkeypatch)
+    with closing(sqlite3.connect(moving.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("UPDATE embedmigrate_run SET waiting = 'the queue is long'")
+
+    assert moving.status()["waiting"] is None
+    moving.upgrade()
+    with Catalog(moving.settings.catalog_url) as opened, opened.read() as connection:
+        run_now = runs.latest(connection, "articles")
+    assert run_now is not None and run_now.waiting is None
+
+
 # -- limits -----------------------------------------------------------------------------------
 
 
@@ -560,11 +603,15 @@ def test_each_command_says_what_it_did(moving: Workspace) -> None:
 def test_a_look_at_a_busy_catalog_is_not_the_end(
     moving: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedmigrate.errors import StorageUnavailable
+    obey, busy = requests.obey, [True] * 5
 
-    def busy(*_: Any) -> None:
-        raise StorageUnavailable("busy")
+    def sometimes(*args: Any) -> None:
+        if busy:
+            busy.pop()
+            raise StorageUnavailable("busy")
+        obey(*args)
 
     monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(control.Control, "look", busy)
-    assert moving.upgrade()[0]["state"] == RunState.READY
+    monkeypatch.setattr(requests, "obey", sometimes)
+
+    assert moving.upgrade()[0]["live"] and not busy

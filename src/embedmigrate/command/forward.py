@@ -197,7 +197,7 @@ def _prepare_all(
             continue
         with outcome.of(collection, leases[collection], upgrade.transition):
             run = _prepare(project, upgrade, leases[collection], again)
-            project.job(collection).stop.check()
+            project.look(collection)  # nobody may ask again before the lock is given back
             outcome.prepared[collection] = run
         if collection in failed and len(upgrades) > 1:
             project.reporter.note(f"{collection}: {failed[collection]}")

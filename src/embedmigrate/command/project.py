@@ -49,6 +49,7 @@ class Project:
         self.catalog = Catalog(settings.catalog_url, create=create_catalog)
         self._allow_mass_delete = allow_mass_delete
         self._jobs: dict[str, Job] = {}
+        self._controls: dict[str, Control] = {}
 
     @classmethod
     def if_any(cls, settings: Settings) -> Project | None:
@@ -111,7 +112,12 @@ class Project:
         """From now on the jobs of these collections obey requests, and their throttles."""
         for collection, lease in leases.items():
             throttle = self._throttle(collection)
-            self.job(collection).stop = Control(self.stop, self.catalog, lease, throttle)
+            control = Control(self.stop, self.catalog, lease, throttle)
+            self.job(collection).stop = self._controls[collection] = control
+
+    def look(self, collection: str) -> None:
+        """``AskedToStop`` when a person asks something of a collection now."""
+        self._controls[collection].look()
 
     def _throttle(self, collection: str) -> Throttle | None:
         config = self.settings.collection(collection).throttle

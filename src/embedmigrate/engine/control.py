@@ -39,13 +39,12 @@ class Control(StopSignal):
     def check(self) -> None:
         super().check()
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:
-            with suppress(Temporary):  # a catalog that is busy is asked again a second later
-                self.look()
+            self.look()
 
     def look(self) -> None:
         """``AskedToStop`` when something is asked now."""
         self._looked_at = time.monotonic()
-        with self._catalog.read() as connection:
+        with suppress(Temporary), self._catalog.read() as connection:  # a busy one: a second later
             requests.obey(connection, self._lease.collection)
 
     def pace(self, texts: int) -> None:
