@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from embedmigrate import command
-from embedmigrate.catalog import Catalog, requests, routes, runs
+from embedmigrate.catalog import Catalog, journal, requests, routes, runs
 from embedmigrate.command import forward
 from embedmigrate.config import load_settings
 from embedmigrate.engine import control, prepare
@@ -105,6 +105,8 @@ def test_what_is_paused_is_left_alone_until_it_is_resumed(
     assert "month-end" in entry["held"] and "embedmigrate resume articles" in entry["held"]
     assert asked(command.resume(moving.settings, "articles"))["changed"]
     assert moving.upgrade()[0]["live"]
+    with Catalog(moving.settings.catalog_url) as catalog, catalog.read() as connection:
+        assert journal.head(connection, "articles") == 0, "by its batches, not by comparing"
 
 
 def test_asking_again_changes_nothing_and_keeps_who_asked_first(moving: Workspace) -> None:
@@ -343,14 +345,22 @@ def test_what_was_live_waits_out_its_grace_whatever_became_of_its_last_run(
 ) -> None:
     moving.upgrade()
     command.rollback(moving.settings, "articles")
+    moving.upgrade(again="once more", until_ready=True)
     with monkeypatch.context() as patched:
         patched.setattr("embedmigrate.engine.prepare.verify", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            moving.upgrade(again="once more")
+            moving.upgrade()
+    assert moving.status()["shadow"]["state"] == "failed"
+    command.contract(moving.settings, abandoned=True)
+    assert folders(moving) == ["articles-0001", "articles-0002"]
+    command.cancel(moving.settings, "articles", drop=True)
+    moving.upgrade(again="and once more", until_ready=True)
     command.cancel(moving.settings, "articles", drop=True)
     with pytest.raises(Refused, match="grace"):
         command.contract(moving.settings, abandoned=True)
     assert folders(moving) == ["articles-0001", "articles-0002"]
+    (kept,) = moving.status()["retained"]
+    assert (kept["index"], kept["state"]) == ("articles-0002", "cancelled")
 
 
 # -- the cut-over -----------------------------------------------------------------------------

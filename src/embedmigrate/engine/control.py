@@ -89,6 +89,9 @@ def comply(catalog: Catalog, lease: Lease, revision: str | None = None) -> Reque
             runs.move(connection, lease, run, RunState.CANCELLED, reason=request.reason)
             if routes.get(connection, collection).candidate_index == run.index_name:
                 routes.offer_candidate(connection, lease, None)
+            index = indexes.get(connection, run.index_name)
+            if index.state is IndexState.READY and index.retained_at is not None:
+                indexes.move(connection, index.name, (index.state,), IndexState.RETAINED)
             revision = run.revision
         if revision is None:
             return None
