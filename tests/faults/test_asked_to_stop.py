@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ SLOW: Fault = {
     "with_": 0.2,
     "call": 0,
 }
+RACES = int(os.environ.get("RACES", "6"))
 PHASES = {
     "loading the model": "embedmigrate.engine.job:Job.guard",
     "planning": "embedmigrate.catalog.runs:plan_batches",
@@ -222,6 +225,36 @@ def test_a_cancel_behind_the_cut_over_says_that_there_is_nothing_to_cancel(
     assert (asked["changed"], asked["request"]) == (False, None)
     assert runner.finish() == 0
     assert project.live() == "fake-b"
+
+
+@pytest.mark.parametrize("seed", range(RACES))
+def test_at_a_random_moment_either_the_request_wins_or_the_cut_over(
+    project: Faulty, undisturbed: EndState, seed: int
+) -> None:
+    randomness = random.Random(seed)
+    wanted = randomness.choice(["pause", "cancel"])
+    runner = project.begin("upgrade", faults=[{**SLOW, "with_": 0.05}])
+    assert runner.wait_for("loading")
+    time.sleep(randomness.uniform(0, 1.5))
+
+    ask = command.pause if wanted == "pause" else command.cancel
+    (asked,) = ask(project.settings, "articles")["collections"]
+
+    status = runner.finish()
+    live = project.status()["live"]
+    if live["model"] == "fake-b":
+        assert status == 0, runner.errors
+        assert asked["state"] is None, "whoever asked was told nothing else"
+    else:
+        assert status == (0 if wanted == "pause" else 3), runner.errors
+        begun = project.status()["shadow"] is not None
+        if wanted == "cancel" or begun:
+            assert asked["state"] == ("paused" if wanted == "pause" else "cancelled")
+        assert live["generation"] == 1
+    command.resume(project.settings, "articles")
+    project.upgrade(again="after all")
+    assert project.end_state([QUERY]).differences(undisturbed) == []
+    assert not project.paid_twice()
 
 
 # -- limits and throttle ----------------------------------------------------------------------

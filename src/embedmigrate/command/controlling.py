@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from embedmigrate.catalog import events, indexes, locks, requests, routes, runs
-from embedmigrate.catalog.records import RunState
+from embedmigrate.catalog.records import STICKY, RunState
 from embedmigrate.catalog.requests import Wanted
 from embedmigrate.command.project import Project
 from embedmigrate.command.reading import described_request
@@ -127,9 +127,14 @@ def _told(
     with project.catalog.read() as connection:
         if (request := requests.get(connection, collection)) is not None:
             entry["request"] = described_request(request)
-        run = runs.latest(connection, collection)
-        if run is not None and (run.state is RunState.CANCELLED or runs.is_open(connection, run)):
-            entry |= {"revision": run.revision, "state": run.state, "reason": run.reason}
+        # What was cancelled before it had a run is told by its event alone.
+        last = events.last(connection, collection, "run_started", "cut_over", *STICKY)
+        if last is not None and last["kind"] == RunState.CANCELLED:
+            said = last["data"]
+            entry |= {"state": RunState.CANCELLED, "reason": said["reason"]}
+            entry["revision"] = said["revision"]
+        elif (run := runs.under_way(connection, collection)) is not None:
+            entry |= {"state": run.state, "reason": run.reason, "revision": run.revision}
         entry["runner"] = locks.holder(connection, collection)
     return {"schema": 1, "collections": [entry]}
 
