@@ -104,6 +104,7 @@ run = Table(
     Column("ready_at", Float),
     Column("actor", String(128), nullable=False),
     Column("reason", Text),
+    Column("waiting", Text),  # why its runner waits just now
     Index("embedmigrate_run_revision", "collection", "revision"),
 )
 
@@ -211,4 +212,15 @@ lease = Table(
     Column("owner", Text),  # None: free
     Column("heartbeat_at", Float, nullable=False),
     Column("lease_seconds", Float, nullable=False),
+)
+
+request = Table(  # what a person asks of whoever works on a collection
+    "embedmigrate_request",
+    metadata,
+    Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
+    Column("wanted", String(16), nullable=False),
+    Column("reason", Text),
+    Column("actor", String(128), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("run_id", _BIG, ForeignKey(run.c.id)),
 )

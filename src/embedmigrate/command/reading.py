@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import indexes, locks, routes, runs
-from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState
+from embedmigrate.catalog import indexes, locks, requests, routes, runs
+from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState, RunState
 from embedmigrate.collection import Collection
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.command.syncing import lag_of
@@ -109,6 +109,8 @@ def _nothing(collection: str) -> dict[str, Any]:
         "revision": None,
         "runner": None,
         "follower": None,
+        "request": None,
+        "waiting": None,
     }
 
 
@@ -119,6 +121,11 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     entry["revision"] = applied[0].revision if applied else None
     entry["runner"] = locks.holder(connection, collection)
     entry["follower"] = locks.holder(connection, collection, locks.Role.FOLLOWER)
+    if (request := requests.get(connection, collection)) is not None:
+        entry["request"] = described_request(request)
+    last = runs.latest(connection, collection)
+    if last is not None and entry["runner"] is not None:  # a runner that was killed said nothing
+        entry["waiting"] = last.waiting
     if route.live_index is not None:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
@@ -133,7 +140,7 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             continue
         described = _described(index)
         run = runs.latest(connection, collection, index=index.name)
-        rebuilt = run is not None and run.state in UNDER_WAY
+        rebuilt = run is not None and run.state in UNDER_WAY | {RunState.PAUSED}
         kept = index.state in (IndexState.RETAINED, IndexState.ADOPTED)
         if kept and not rebuilt:
             undone = run is not None and run.state in STICKY
@@ -159,6 +166,16 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
                 "reason": run.reason,
             }
     return entry
+
+
+def described_request(request: requests.Request) -> dict[str, Any]:
+    """What a person asks, for a document."""
+    return {
+        "wanted": request.wanted,
+        "by": request.actor,
+        "at": request.at,
+        "reason": request.reason,
+    }
 
 
 def _described(index: IndexRecord) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def prepare(
         job.reporter.phase(job.collection, "reading the source")
         intake.begin(job, source)  # before anything is read
         source.prepare()
+        job.stop.check()  # before anything is made
         return _prepare(job, lease, transition, source, again, recall_target)
 
 
@@ -251,7 +252,7 @@ class _Preparation:
 
     def go(self, run: RunRecord) -> RunRecord:
         complete = self.index.state in (IndexState.READY, IndexState.RETAINED)
-        if run.state is RunState.FAILED:
+        if run.state in (RunState.FAILED, RunState.PAUSED):
             run = self._move(run, RunState.BACKFILLING if run.total else RunState.PLANNED)
         if run.state is RunState.PLANNED and not complete:
             ranges = self._stoppable(self.source.partition(self.job.batch_size))
