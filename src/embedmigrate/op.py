@@ -22,11 +22,14 @@ def reembed(
     recipe: Recipe,
     factory: str = "Flat",
     metric: Metric = "cosine",
+    allow_failed: int = 0,
 ) -> None:
     """Move ``collection`` from the model ``source`` to the model ``target``.
 
     ``source`` is ``name@fingerprint`` of what is live when the step runs, None for a first index.
     ``target`` states its ``fingerprint``. ``factory`` and ``metric`` are those of the index.
+    ``allow_failed`` is how many documents may lack a vector at the cut-over because ``target``
+    cannot embed them; with more the cut-over is refused.
     """
     _alembic_op.invoke(
         ReembedOp(
@@ -36,6 +39,7 @@ def reembed(
             recipe=recipe,
             factory=factory,
             metric=metric,
+            allow_failed=allow_failed,
         )
     )
 

@@ -19,7 +19,8 @@ def moved(result: dict[str, Any]) -> str:
             f"generation {entry['generation']} "
             + (
                 f"({entry['done']} documents, {entry['skipped']} skipped, "
-                f"{entry['embedded']} embedded)"
+                + (f"{entry['failed']} failed, " if entry["failed"] else "")
+                + f"{entry['embedded']} embedded)"
                 if entry["container"] in (None, entry["index"])
                 else "(its vectors stay, none was embedded)"
             )
@@ -284,9 +285,24 @@ def status(result: dict[str, Any]) -> str:
             )
             for retained in entry["retained"]
         ]
+        lines += _dead_letters(entry["dead_letters"])
         if entry["runner"]:
             lines.append(f"  runner:   {printable(entry['runner'])}")
     return "\n".join(lines)
+
+
+def _dead_letters(lists: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for it in lists:
+        lines.append(f"  failed:   {it['count']} documents of {it['index']} cannot be embedded")
+        lines += [
+            f"    {printable(letter['document_id'])}: {letter['reason']}, {letter['attempts']} "
+            f"attempt{'s' * (letter['attempts'] > 1)}"
+            for letter in it["documents"]
+        ]
+        if it["count"] > len(it["documents"]):
+            lines.append(f"    … and {it['count'] - len(it['documents'])} more")
+    return lines
 
 
 def _in(entry: dict[str, Any]) -> str:

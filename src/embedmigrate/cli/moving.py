@@ -27,6 +27,9 @@ from embedmigrate.cli.root import (
 @cli.command()
 @click.argument("targets", nargs=-1)
 @click.option("--until", type=click.Choice(["ready"]), help="Stop before the cut-over.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Try documents again that could not be embedded."
+)
 @click.option("--again", metavar="REASON", help="Redo what a person rolled back or cancelled.")
 @sql_option
 @yes_option
@@ -37,6 +40,7 @@ def upgrade(
     context: click.Context,
     targets: tuple[str, ...],
     until: str | None,
+    retry_failed: bool,
     again: str | None,
     sql: bool,
     yes: bool,
@@ -60,6 +64,7 @@ def upgrade(
             until_ready=until == "ready",
             again=again,
             allow_mass_delete=yes,
+            retry_failed=retry_failed,
             **working(context),
         )
         print_result(as_json, result, text.moved)

@@ -17,9 +17,11 @@ from embedmigrate.catalog.records import IndexState, RunRecord
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
+from embedmigrate.engine.dead_letters import of_live_index, refusal
 from embedmigrate.engine.job import Reporter, StopSignal
-from embedmigrate.engine.prepare import prepare
+from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.engine.rebind import Rebinding, rebind
+from embedmigrate.engine.settle import retry_live
 from embedmigrate.errors import (
     ConfigError,
     EmbedMigrateError,
@@ -51,6 +53,7 @@ def upgrade(
     again: str | None = None,
     allow_mass_delete: bool = False,
     only_ready: bool = False,
+    retry_failed: bool = False,
     reporter: Reporter | None = None,
     stop: StopSignal | None = None,
 ) -> dict[str, Any]:
@@ -59,6 +62,8 @@ def upgrade(
     Every collection that moves is brought to ``ready`` first; then Alembic walks the scripts and
     each step commits its route and its version row together. ``until_ready`` stops before the walk,
     ``again`` is the reason to redo what a person rolled back, ``only_ready`` refuses to embed.
+    ``retry_failed`` tries documents again that could not be embedded, in what is being prepared and
+    in what is live; ``DeadLetters`` when some of a live index remain.
     Returns what each collection did, and the revisions that were applied. With nothing pending,
     nothing is written. When some collections fail, the others are moved all the same; the gravest
     error is raised, and its ``result`` is what would have been returned.
@@ -78,10 +83,11 @@ def upgrade(
         upgrades = _pending(project, scripts, targets)
         moving = {upgrade.collection for upgrade in upgrades}
         unsettled = project.unsettled()
+        retried = _with_dead_letters(project) if retry_failed else set()
         _ensure_collections(project, moving)
         if only_ready:
             _refuse_unprepared(project, upgrades)
-        with project.locked(moving | unsettled) as leases:
+        with project.locked(moving | unsettled | retried) as leases:
             upgrades = _pending(project, scripts, targets)  # somebody may have been faster
             if not {upgrade.collection for upgrade in upgrades} <= moving:
                 raise LockHeld(
@@ -92,7 +98,10 @@ def upgrade(
             for collection in sorted(unsettled):
                 with _alone(collection, failed):
                     project.settle(collection, leases[collection])
-            prepared = _prepare_all(project, upgrades, leases, again, failed)
+            for collection in sorted(retried - failed.keys()):
+                with _alone(collection, failed):
+                    retry_live(project.job(collection), leases[collection])
+            prepared = _prepare_all(project, upgrades, leases, again, failed, retry_failed)
             applied: list[str] = []
             if not until_ready:
                 applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
@@ -182,11 +191,21 @@ def _ensure_collections(project: Project, collections: set[str]) -> None:
                 indexes.ensure_collection(connection, collection)
 
 
+def _with_dead_letters(project: Project) -> set[str]:
+    """Collections of which a live index misses documents that could not be embedded."""
+    found = {name: of_live_index(project.job(name)) for name in project.settings.collections}
+    return {name for name, live in found.items() if live is not None and live[1]}
+
+
 def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
     for upgrade in upgrades:
         with project.catalog.read() as connection:
             run = runs.latest(connection, upgrade.collection, revision=upgrade.transition.revision)
             index = None if run is None else indexes.get(connection, run.index_name)
+            if index is not None and isinstance(upgrade.transition, Transition):
+                allowed = upgrade.transition.allow_failed
+                if dead := refusal(connection, index, allowed):
+                    raise dead
         # A cut-over that was stopped half-way leaves the index ready, whatever its run says.
         if run is None or index is None or index.state is not IndexState.READY:
             raise Refused(
@@ -204,6 +223,7 @@ def _prepare_all(
     leases: Mapping[str, Lease],
     again: str | None,
     failed: dict[str, EmbedMigrateError],
+    retry_failed: bool,
 ) -> dict[str, RunRecord]:
     """Prepare every collection that has not ``failed``; those that do are added there."""
     prepared: dict[str, RunRecord] = {}
@@ -212,14 +232,16 @@ def _prepare_all(
             continue
         with _alone(upgrade.collection, failed):
             prepared[upgrade.collection] = _prepare(
-                project, upgrade, leases[upgrade.collection], again
+                project, upgrade, leases[upgrade.collection], again, retry_failed
             )
         if upgrade.collection in failed and len(upgrades) > 1:
             project.reporter.note(f"{upgrade.collection}: {failed[upgrade.collection]}")
     return prepared
 
 
-def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None) -> RunRecord:
+def _prepare(
+    project: Project, upgrade: Upgrade, lease: Lease, again: str | None, retry_failed: bool
+) -> RunRecord:
     job = project.job(upgrade.collection)
     if isinstance(upgrade.transition, Rebinding):
         return rebind(job, lease, upgrade.transition, again=again)
@@ -229,6 +251,7 @@ def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None
         upgrade.transition,
         again=again,
         recall_target=project.settings.collection(upgrade.collection).recall_target,
+        retry_failed=retry_failed,
     )
 
 
@@ -323,6 +346,7 @@ def _describe(
         "total": 0 if latest is None else latest.total,
         "done": 0 if latest is None else latest.done,
         "skipped": 0 if latest is None else latest.skipped,
+        "failed": 0 if latest is None else latest.failed,
         "embedded": 0 if latest is None else latest.embedded,
     }
 

@@ -70,6 +70,7 @@ class Project:
                 witness_batches=general.witness_batches,
                 proof_sample=general.proof_sample,
                 lease_seconds=general.lease_seconds,
+                call_seconds=general.call_seconds,
                 reporter=self.reporter,
                 stop=self.stop,
                 allow_mass_delete=self._allow_mass_delete,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 
 from embedmigrate.catalog import indexes, locks, routes
+from embedmigrate.catalog.dead_letters import forget_container
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexState
+from embedmigrate.engine import dead_letters
 from embedmigrate.engine.belonging import check_store
 from embedmigrate.engine.follow import Followed, follow, note_differences
 from embedmigrate.engine.job import Job
@@ -57,6 +59,20 @@ def settle(job: Job, lease: Lease) -> Followed | None:
     return followed
 
 
+def retry_live(job: Job, lease: Lease) -> None:
+    """Try the dead documents of the live index again; ``DeadLetters`` when some of them remain."""
+    live = dead_letters.of_live_index(job)
+    if live is None or not live[1]:
+        return
+    index, _ = live
+    dead_letters.retry(job, lease, index)
+    catch_up(job, lease, index.name)
+    with job.catalog.read() as connection:
+        remaining = dead_letters.refusal(connection, index, 0)
+    if remaining is not None:
+        raise remaining
+
+
 def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> list[str]:
     """Drop the retained indexes whose grace is over; returns their names.
 
@@ -89,6 +105,8 @@ def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> li
             locks.renew(connection, lease)
             indexes.move(connection, index.name, (IndexState.RETAINED,), IndexState.DROPPED)
             in_use = index.container in indexes.containers(connection)
+            if not in_use:
+                forget_container(connection, index.container)
         if not in_use and index.adopted is None:
             job.store.drop(index.container)
     return [index.name for index in due]

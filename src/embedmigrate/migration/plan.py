@@ -116,7 +116,9 @@ def _transition(
     leaves, target = moves[0].source, moves[-1].target
     if leaves is not None and not any(isinstance(move, ReembedOp) for move in moves):
         return Rebinding(revision=revision, model=target, leaves=leaves)
-    return Transition(revision=revision, spec=spec_after(settings, moves), leaves=leaves)
+    spec = spec_after(settings, moves)
+    built = next(move for move in reversed(moves) if isinstance(move, ReembedOp))
+    return Transition(revision, spec, leaves, allow_failed=built.allow_failed)
 
 
 def plan_downgrade(
