@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+_PASS_ON = ("threading", "patience", "base", "embedders")
+
 
 def who_asks() -> str:
     """The module of the package that asks, for an embedder of a test that wants to know.
@@ -15,13 +17,13 @@ def who_asks() -> str:
     in a thread of its own is asked by the main thread.
     """
     modules = list(_modules(sys._getframe(2)))
-    if modules[0] == "patience":
-        main = threading.main_thread().ident
-        assert main is not None
-        modules = list(_modules(sys._current_frames()[main]))
+    main = threading.main_thread()
+    if "patience" in modules and threading.current_thread() is not main:
+        assert main.ident is not None
+        modules += _modules(sys._current_frames()[main.ident])
     if "ordering" in modules:
         return "ordering"
-    return next(it for it in modules if it not in ("threading", "patience", "base"))
+    return next(it for it in modules if it not in _PASS_ON)
 
 
 def _modules(frame: FrameType | None) -> Iterator[str]:
