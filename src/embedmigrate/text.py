@@ -294,7 +294,10 @@ def status(result: dict[str, Any]) -> str:
 def _dead_letters(lists: list[dict[str, Any]]) -> list[str]:
     lines = []
     for it in lists:
-        lines.append(f"  failed:   {it['count']} documents of {it['index']} cannot be embedded")
+        lines.append(
+            f"  failed:   {it['count']} document{'s' * (it['count'] > 1)} of {it['index']} "
+            "cannot be embedded"
+        )
         lines += [
             f"    {printable(letter['document_id'])}: {letter['reason']}, {letter['attempts']} "
             f"attempt{'s' * (letter['attempts'] > 1)}"

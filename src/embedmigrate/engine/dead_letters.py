@@ -111,7 +111,8 @@ def refusal(connection: Connection, index: IndexRecord, allowed: int) -> DeadLet
     named = dead_letters.first(connection, index.container, NAMED)
     shown = [f"{letter.document_id!r}: {letter.reason}" for letter in named]
     return DeadLetters(
-        f"{dead} documents of {index.collection!r} cannot be embedded by {index.model.reference}",
+        f"{dead} document{'s' * (dead > 1)} of {index.collection!r} cannot be "
+        f"embedded by {index.model.reference}",
         found="; ".join(shown + ["…"] * (dead > len(shown))),
         expected=f"at most {allowed}",
         next_step="correct the documents, and run the same command again; or, if the model was at "
