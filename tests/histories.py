@@ -98,9 +98,13 @@ class History(RuleBasedStateMachine):
 
     # -- writing ----------------------------------------------------------------------------
 
-    @initialize(ids=st.lists(st.sampled_from(IDS), min_size=1, unique=True))
-    def begin(self, ids: list[str]) -> None:
+    @initialize(
+        ids=st.lists(st.sampled_from(IDS), min_size=1, unique=True), revisions=st.integers(0, 2)
+    )
+    def begin(self, ids: list[str], revisions: int) -> None:
         self.write(ids, 0)
+        for _ in range(revisions):
+            self.upgrade(1, again=False, stop=False)
 
     @rule(
         ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=4, unique=True),
@@ -128,6 +132,16 @@ class History(RuleBasedStateMachine):
                 self.versions[id].append(GONE)
 
     # -- moving -----------------------------------------------------------------------------
+
+    @rule(id=st.sampled_from(IDS), text=st.integers(0, 3))
+    def write_and_sync(self, id: str, text: int) -> None:
+        self.write([id], text)
+        self.sync()
+
+    @rule(id=st.sampled_from(IDS))
+    def delete_and_sync(self, id: str) -> None:
+        self.delete([id])
+        self.sync()
 
     @rule()
     def sync(self) -> None:
@@ -165,7 +179,7 @@ class History(RuleBasedStateMachine):
         if stop:
             return
         self.blocks.append(pending)
-        self.generation += 1
+        self._moved()
         self._caught_up(self._live())
         self._repeat(lambda: command.upgrade(self.settings, [target]))
 
@@ -189,7 +203,7 @@ class History(RuleBasedStateMachine):
             return
         go()
         self.sticky.update(self.blocks.pop())
-        self.generation += 1
+        self._moved()
         if self.blocks:
             self._caught_up(self._live())  # before the switch, or right behind it
 
@@ -205,15 +219,19 @@ class History(RuleBasedStateMachine):
             raise AssertionError("everything retained is past its grace") from None
         assert self._live() == live, "I20"
 
-    @rule()
-    def pause(self) -> None:
+    @rule(resume=st.booleans())
+    def pause(self, resume: bool) -> None:
+        """Also left paused, for what comes next to be refused or held."""
         if self._has_catalog_row():
             command.pause(self.settings, "notes", reason="a test")
             self.paused = True
+        if self.paused and resume:
+            command.resume(self.settings, "notes")
+            self.paused = False
 
     @rule()
     def resume(self) -> None:
-        if self._has_catalog_row():
+        if self.paused:
             command.resume(self.settings, "notes")
             self.paused = False
 
@@ -269,9 +287,6 @@ class History(RuleBasedStateMachine):
         """I8."""
         if not self.blocks:
             return
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
-            route = routes.get(connection, "notes")
-        self.served[route.generation] = route.live_index
         result = self.writer.search("text 1", k=len(IDS))
         # the pair before is served until the new one is open, and never half of each
         assert self.served[result.generation] == result.index, "I8"
@@ -282,6 +297,10 @@ class History(RuleBasedStateMachine):
     def applied(self) -> int:
         """How many revisions are applied."""
         return self.blocks[-1][-1] + 1 if self.blocks else 0
+
+    def _moved(self) -> None:
+        self.generation += 1
+        self.served[self.generation] = self._live()
 
     def _now(self, id: str, version: Version) -> None:
         self.documents[id] = version

@@ -14,7 +14,6 @@ from docs import generate_cli
 from embedmigrate import command
 from embedmigrate.errors import ConfigError, Refused
 from embedmigrate.models import Recipe
-from embedmigrate.sources.base import Captured
 from embedmigrate.sources.sql import SqlSource
 from tests.command_line import run
 from tests.library import COLLECTION, Library
@@ -219,8 +218,9 @@ def test_what_is_recorded_is_forgotten_once_the_journal_has_it(library: Library)
     library.revision("wordllama", "first")
     library.upgrade()
     library.sql("UPDATE articles SET text = 'other' WHERE id = 'doc-000001'")
+    library.sql("UPDATE articles SET text = 'other' WHERE id = 'doc-000002'")
     command.sync(library.settings)
-    assert recorded(library) == []
+    assert recorded(library) == [("doc-000002", "changed")], "the last one, to join on to"
 
 
 def test_a_source_that_only_the_application_may_write_is_followed_all_the_same(
@@ -232,7 +232,7 @@ def test_a_source_that_only_the_application_may_write_is_followed_all_the_same(
     library.revision("wordllama", "first")
     library.upgrade()
 
-    def refused(self: SqliteCapture, through: int) -> None:
+    def refused(self: SqliteCapture, before: int) -> None:
         raise ConfigError("attempt to write a readonly database")
 
     monkeypatch.setattr(SqliteCapture, "forget", refused)
@@ -249,10 +249,12 @@ def test_numbers_come_in_the_order_of_the_commits(library: Library) -> None:
         capture = source.recording()
         for number in range(5):
             library.sql("UPDATE articles SET text = ? WHERE id = 'doc-000001'", str(number))
-        assert capture.read(2, 2) == [
-            Captured(3, "doc-000001", "changed"),
-            Captured(4, "doc-000001", "changed"),
+        changes = capture.read(2, 2)
+        assert [(it.number, it.document_id) for it in changes] == [
+            (3, "doc-000001"),
+            (4, "doc-000001"),
         ]
+        assert changes[0].tag != changes[1].tag
         assert capture.head() == 5
         capture.forget(5)
-        assert capture.read(0, 10) == [] and capture.head() == 5
+        assert [it.number for it in capture.read(0, 10)] == [5] and capture.head() == 5

@@ -48,7 +48,7 @@ def test_the_invariants_hold_in_every_history(tmp_path: Path, part: int) -> None
 
 
 def journal_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(intake, "take_in", lambda *_: 0)
+    patch.setattr(intake, "take_in", intake.begin)
     patch.setattr(intake, "is_tracked", lambda *_: True)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from embedmigrate import Collection, command
 from embedmigrate.embedders.static import StaticEmbedder
 from embedmigrate.engine import follow as following
-from embedmigrate.errors import Drifted, IndexGone, Irreversible, LockHeld, UsageError
+from embedmigrate.errors import Drifted, FencedOut, IndexGone, Irreversible, LockHeld, UsageError
 from tests.command_line import run
 from tests.library import COLLECTION, Library
 from tests.workspace import ARTICLES, Workspace, documents, wait_for
@@ -113,6 +115,48 @@ def test_a_recording_that_was_lost_is_made_up_for(library: Library) -> None:
     library.sql("DELETE FROM articles WHERE id = 'doc-000004'")
     command.capture_install(library.settings, "articles")
     assert sync(library)["deleted"] == 1
+    assert holds(library)
+
+
+@pytest.mark.parametrize("changes_since", [1, 5, 9])
+def test_a_source_that_was_set_back_is_compared(library: Library, changes_since: int) -> None:
+    sync(library)
+    backup = (library.root / "library.db.backup").resolve()
+    library.sql("VACUUM INTO ?", str(backup))
+    for number in range(5):
+        library.sql("UPDATE articles SET text = ? WHERE id = 'doc-000001'", f"lost {number}")
+    library.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+    sync(library)
+
+    for file in library.root.glob("library.db-*"):
+        file.unlink()
+    backup.replace(library.root / "library.db")
+    for number in range(changes_since):
+        library.sql("UPDATE articles SET text = ? WHERE id = 'doc-000003'", f"new {number}")
+
+    assert sync(library)["written"] == 3, "the two that came back, and the new one"
+    assert holds(library)
+    library.sql("DELETE FROM articles WHERE id = 'doc-000004'")
+    assert sync(library)["deleted"] == 1
+    assert holds(library)
+
+
+def test_a_catalog_that_was_set_back_is_compared(library: Library) -> None:
+    sync(library)
+    with closing(sqlite3.connect(library.root / "catalog.db")) as catalog:
+        catalog.execute("VACUUM INTO ?", (str(library.root / "catalog.backup"),))
+    change_everything(library)
+    assert sync(library) == DONE
+    library.sql("UPDATE articles SET text = 'again' WHERE id = 'doc-000005'")
+    sync(library)
+    for file in library.root.glob("catalog.db-*"):
+        file.unlink()
+    (library.root / "catalog.backup").replace(library.root / "catalog.db")
+    library.sql("DELETE FROM articles WHERE id = 'doc-000006'")
+    for _ in range(5):  # the store has seen later epochs than the catalog knows of
+        with suppress(FencedOut):
+            assert sync(library)["deleted"] == 1
+            break
     assert holds(library)
 
 
@@ -231,13 +275,13 @@ def test_what_is_live_is_kept_up_to_date_while_another_index_is_built(
     inside, go_on = threading.Event(), threading.Event()
 
     def held_up(self: StaticEmbedder, texts: Any) -> Any:
-        if self.model.dimensions == 64 and threading.current_thread().name == "upgrade":
+        if self.model.dimensions == 64:
             inside.set()
             assert go_on.wait(60)
         return embed_documents(self, texts)
 
     monkeypatch.setattr(StaticEmbedder, "embed_documents", held_up)
-    upgrade = threading.Thread(target=library.upgrade, name="upgrade")
+    upgrade = threading.Thread(target=library.upgrade)
     upgrade.start()
     assert inside.wait(60)
     change_everything(library)

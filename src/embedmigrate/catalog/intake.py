@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import journal, schema
+from embedmigrate.catalog import events, journal, schema
 
 _intake = schema.intake.c
 
@@ -19,38 +19,55 @@ class Intake(NamedTuple):
 
     token: str | None = None
     cursor: int = 0
+    tag: str | None = None
+    """Of the change that ``cursor`` stands on; None where there was none any more."""
     watermark: Any = None
     compared_at: float | None = None
 
 
 def get(connection: Connection, collection: str) -> Intake:
-    row = connection.execute(
-        sa.select(_intake.token, _intake.cursor, _intake.watermark, _intake.compared_at).where(
-            _intake.collection == collection
-        )
-    ).first()
+    columns = (_intake[field] for field in Intake._fields)
+    row = connection.execute(sa.select(*columns).where(_intake.collection == collection)).first()
     return Intake() if row is None else Intake(*row)
 
 
-def begin(connection: Connection, collection: str, token: str | None, cursor: int) -> None:
+def begin(
+    connection: Connection, collection: str, token: str, cursor: int, tag: str | None
+) -> None:
     """Count in another recording from ``cursor`` on; what came before is for a comparison.
 
     Nothing is changed when somebody else was faster: their cursor is the earlier one.
     """
     if get(connection, collection).token != token:
-        _update(connection, collection, token=token, cursor=cursor)
+        _update(connection, collection, token=token, cursor=cursor, tag=tag)
+
+
+def give_up(connection: Connection, collection: str, before: Intake) -> bool:
+    """The recording was set back, or lost something: what is tracked by it is so no more.
+
+    False when the intake is no longer ``before``: somebody else took something in meanwhile.
+    """
+    if get(connection, collection) != before:
+        return False
+    _update(connection, collection, token=None, cursor=0, tag=None)
+    connection.execute(
+        schema.index.update().where(schema.index.c.collection == collection).values(tracked_by=None)
+    )
+    events.record(connection, "recording_given_up", collection, {"cursor": before.cursor})
+    return True
 
 
 def take_in(
     connection: Connection,
     collection: str,
     before: Intake,
-    cursor: int,
+    after: tuple[int, str],
     changes: Sequence[tuple[str, str]],
 ) -> bool:
-    """Enter (document id, change) recorded between ``before`` and ``cursor`` into the journal.
+    """Enter (document id, change) recorded between ``before`` and ``after`` into the journal.
 
-    False, and nothing is entered, when somebody else was faster.
+    ``after`` are number and tag of the last change. False, and nothing is entered, when somebody
+    else was faster.
     """
     moved = connection.execute(
         schema.intake.update()
@@ -59,7 +76,7 @@ def take_in(
             _intake.token == before.token,
             _intake.cursor == before.cursor,
         )
-        .values(cursor=cursor)
+        .values(cursor=after[0], tag=after[1])
     )
     if moved.rowcount != 1:
         return False

@@ -141,6 +141,7 @@ intake = Table(  # how far the changes that a source records itself have entered
     Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
     Column("token", String(64)),  # which recording `cursor` counts in; NULL: there is none
     Column("cursor", _BIG, nullable=False),
+    Column("tag", String(64)),  # of the change that `cursor` stands on; NULL: it was gone
     Column("watermark", JSON),  # greatest `updated_at` that was looked at
     Column("compared_at", Float),  # when source and live index were last compared as a whole
 )

@@ -106,8 +106,7 @@ def compare(job: Job, lease: Lease, source: Source, index: IndexRecord) -> Noted
 
     What changes later is recorded, or is found by the next comparison.
     """
-    token = intake.begin(job, source)
-    intake.take_in(job, source)
+    token = intake.take_in(job, source)
     noted = note_differences(job, lease, source, index)
     intake.track(job, index, token)
     return noted

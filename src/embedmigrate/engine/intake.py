@@ -8,9 +8,11 @@ comparison, as long as the recording is the same one. That is what ``IndexRecord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from embedmigrate.catalog import indexes, intake
+from embedmigrate.catalog.intake import Intake
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.engine.job import Job
 from embedmigrate.errors import ConfigError, Temporary
@@ -51,41 +53,69 @@ def begin(job: Job, source: Source) -> str | None:
         known = intake.get(connection, job.collection)
     if known.token != token:
         head = capture.head()
+        last = [it for it in capture.read(head - 1, 1) if it.number == head]
         with job.catalog.write() as connection:
-            intake.begin(connection, job.collection, token, head)
+            tag = last[0].tag if last else None
+            intake.begin(connection, job.collection, token, head, tag)
     return token
 
 
-def take_in(job: Job, source: Source) -> int:
-    """Enter what the source has recorded since the last time into the journal; returns how much.
+def take_in(job: Job, source: Source) -> str | None:
+    """Enter what the source has recorded since the last time into the journal.
 
     Whoever is first enters it, runner or follower. It is forgotten in the source only after the
-    catalog has it.
+    catalog has it. A recording that was set back with its database, or that is ahead of a catalog
+    that was, is given up and begun anew: every index is compared once more then. Returns what
+    ``begin`` does.
     """
+    token = begin(job, source)
     capture = source.capture
-    if capture is None or (token := capture.token()) is None:
-        return _hinted(job, source)
-    entered, through = 0, 0
+    if capture is None or token is None or token == TOLD:
+        _take_hint(job, source)
+        return token
+    taken = False
     while True:
         job.stop.check()
         with job.catalog.read() as connection:
             before = intake.get(connection, job.collection)
-        if before.token != token:  # a recording that nobody has compared since it began
-            return entered
-        page = capture.read(before.cursor, PAGE)
+        if before.token != token:  # somebody else gave it up, or began another one
+            return begin(job, source)
+        page = capture.read(before.cursor - 1, PAGE + 1)
+        if not _continues(before, page):
+            with job.catalog.write() as connection:
+                given_up = intake.give_up(connection, job.collection, before)
+            if given_up:
+                job.reporter.note(
+                    "the recorded changes do not join on; everything is compared anew"
+                )
+            continue
+        page = [it for it in page if it.number > before.cursor]
         if not page:
             break
-        through = page[-1].number
-        changes = _last_of_each(page)
         with job.catalog.write() as connection:
-            if intake.take_in(connection, job.collection, before, through, changes):
-                entered += len(changes)
-    if through:
+            intake.take_in(
+                connection,
+                job.collection,
+                before,
+                (page[-1].number, page[-1].tag),
+                _last_of_each(page),
+            )
+        taken = True
+    if taken:
         try:
-            capture.forget(through)
+            capture.forget(before.cursor)
         except (ConfigError, Temporary) as error:
             job.reporter.note(f"recorded changes were taken in and not removed: {error.message}")
-    return entered
+    return token
+
+
+def _continues(before: Intake, page: Sequence[Captured]) -> bool:
+    """Whether ``page``, read from the change on that was taken in last, is what comes behind it."""
+    numbers = [it.number for it in page]
+    if before.tag is None:  # nothing to recognise: it began with an empty recording
+        numbers = [number for number in numbers if number > before.cursor]
+        return numbers[:1] in ([], [before.cursor + 1])
+    return bool(page) and (page[0].number, page[0].tag) == (before.cursor, before.tag)
 
 
 def waits(job: Job, source: Source) -> bool:
@@ -96,7 +126,7 @@ def waits(job: Job, source: Source) -> bool:
     if capture is None or (token := capture.token()) is None:
         changed_since = source.changed_since
         return changed_since is not None and changed_since(known.watermark)[1] != known.watermark
-    return token != known.token or capture.head() > known.cursor
+    return token != known.token or capture.head() != known.cursor
 
 
 def is_tracked(index: IndexRecord, token: str | None) -> bool:
@@ -111,21 +141,19 @@ def track(job: Job, index: IndexRecord, token: str | None) -> None:
             indexes.track(connection, index.name, token)
 
 
-def _hinted(job: Job, source: Source) -> int:
+def _take_hint(job: Job, source: Source) -> None:
     """Enter the documents whose ``updated_at`` has grown; deleted ones are found by comparison."""
     if source.changed_since is None:
-        return 0
+        return
     with job.catalog.read() as connection:
         before = intake.get(connection, job.collection).watermark
     ids, watermark = source.changed_since(before)
-    if watermark == before:
-        return 0
-    with job.catalog.write() as connection:
-        intake.note_hinted(connection, job.collection, before, watermark, ids)
-    return len(ids)
+    if watermark != before:
+        with job.catalog.write() as connection:
+            intake.note_hinted(connection, job.collection, before, watermark, ids)
 
 
-def _last_of_each(page: list[Captured]) -> list[tuple[str, str]]:
+def _last_of_each(page: Sequence[Captured]) -> list[tuple[str, str]]:
     """(document id, change), the last change of each document, in the order of these."""
     last = {it.document_id: it for it in page}
     return [(it.document_id, it.change) for it in page if last[it.document_id] is it]

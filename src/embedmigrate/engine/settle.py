@@ -42,11 +42,11 @@ def catch_up(
         job.reporter.note(f"{index.name} is not ours to write, and is served as it is")
         return Followed()
     with closing(job.open_source(index.spec.recipe)) as source:
-        token = intake.begin(job, source)
-        intake.take_in(job, source)
-        if anew is None:
-            anew = not intake.is_tracked(index, token)
+        token = intake.take_in(job, source)
         with job.catalog.read() as connection:
+            index = indexes.get(connection, index_name)
+            if anew is None:
+                anew = not intake.is_tracked(index, token)
             pending = journal.head(connection, job.collection) > index.position
         if not (anew or pending or generation is not None):
             return Followed()

@@ -94,6 +94,8 @@ class Captured(NamedTuple):
     document_id: str
     change: str
     """``changed`` or ``deleted``."""
+    tag: str
+    """Random, and never the same for two changes: by it a recording that was set back is told."""
 
 
 class Capture(Protocol):
@@ -109,10 +111,13 @@ class Capture(Protocol):
         """The number of the last change that was recorded, forgotten or not; 0 for none."""
 
     def read(self, after: int, limit: int) -> list[Captured]:
-        """At most ``limit`` changes with a number greater than ``after``, in order of commit."""
+        """At most ``limit`` changes with a number greater than ``after``, in order of commit.
 
-    def forget(self, through: int) -> None:
-        """Drop the changes up to ``through``, which nobody will ask for again."""
+        Numbers have no gaps.
+        """
+
+    def forget(self, before: int) -> None:
+        """Drop the changes with a smaller number, which nobody will ask for again."""
 
 
 ChangedSince = Callable[[Any], tuple[list[str], Any]]

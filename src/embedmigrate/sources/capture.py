@@ -26,6 +26,7 @@ ABOUT = "embedmigrate_capture"
 """The table that says which recordings there are."""
 
 
+_TAG = "lower(hex(randomblob(8)))"
 _TRIGGERS = ("inserted", "updated", "deleted", "before_insert", "before_update")
 
 
@@ -61,15 +62,15 @@ class SqliteCapture:
     def read(self, after: int, limit: int) -> list[Captured]:
         keys = ", ".join(f"key_{number}" for number in range(len(self._key)))
         rows = self._rows(
-            f"SELECT number, change, {keys} FROM {self._quote(self._name)} "
+            f"SELECT number, change, tag, {keys} FROM {self._quote(self._name)} "
             "WHERE number > :after ORDER BY number LIMIT :limit",
             after=after,
             limit=limit,
         )
-        return [Captured(row[0], self._id(row[2:]), row[1]) for row in rows]
+        return [Captured(row[0], self._id(row[3:]), row[1], row[2]) for row in rows]
 
-    def forget(self, through: int) -> None:
-        self._change([(f"DELETE FROM {self._quote(self._name)} WHERE number <= :through", through)])
+    def forget(self, before: int) -> None:
+        self._change([(f"DELETE FROM {self._quote(self._name)} WHERE number < :before", before)])
 
     # -- putting it there, and away -----------------------------------------------------------
 
@@ -109,13 +110,13 @@ class SqliteCapture:
         yield Statement(
             self._name,
             f"CREATE TABLE {recording} (number INTEGER PRIMARY KEY AUTOINCREMENT, "
-            f"change TEXT NOT NULL, {', '.join(keys)})",
+            f"change TEXT NOT NULL, tag TEXT NOT NULL, {', '.join(keys)})",
         )
-        insert = f"INSERT INTO {recording} (change, {', '.join(keys)})"
+        insert = f"INSERT INTO {recording} (change, tag, {', '.join(keys)})"
 
         def record(change: str, row: str, condition: str = "") -> str:
             values = ", ".join(f"{row}.{self._quote(column)}" for column in self._key)
-            return f"{insert} SELECT '{change}', {values}{condition};"
+            return f"{insert} SELECT '{change}', {_TAG}, {values}{condition};"
 
         def trigger(name: str, when: str, *actions: str) -> Statement:
             full = f"{self._name}_{name}"
@@ -214,11 +215,11 @@ class SqliteCapture:
     def _change(self, statements: Sequence[tuple[str, int | None]]) -> None:
         """Run statements in one transaction of a connection that may write."""
         with self._database.writing() as connection:
-            for sql, through in statements:
-                if through is None:
+            for sql, before in statements:
+                if before is None:
                     connection.exec_driver_sql(sql)
                 else:
-                    connection.execute(sa.text(sql), {"through": through})
+                    connection.execute(sa.text(sql), {"before": before})
 
 
 def require_table(table: str | None, dialect: str) -> None:

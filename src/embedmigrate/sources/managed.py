@@ -36,7 +36,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (collection TEXT NOT NULL, token TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (id TEXT PRIMARY KEY, fields TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS changes (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, change TEXT NOT NULL
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, change TEXT NOT NULL,
+    tag TEXT NOT NULL
 );
 """
 _PAGE = 1000
@@ -146,15 +147,15 @@ class ManagedSource:
 
     def read(self, after: int, limit: int) -> list[Captured]:
         rows = self._query(
-            "SELECT number, id, change FROM changes WHERE number > ? ORDER BY number LIMIT ?",
+            "SELECT number, id, change, tag FROM changes WHERE number > ? ORDER BY number LIMIT ?",
             after,
             limit,
         )
         return [Captured(*row) for row in rows]
 
-    def forget(self, through: int) -> None:
+    def forget(self, before: int) -> None:
         with self._transaction() as connection:
-            connection.execute("DELETE FROM changes WHERE number <= ?", (through,))
+            connection.execute("DELETE FROM changes WHERE number < ?", (before,))
 
     def close(self) -> None:
         with self._lock:
@@ -195,7 +196,8 @@ class ManagedSource:
 
     def _record(self, connection: sqlite3.Connection, ids: Sequence[str], change: str) -> None:
         connection.executemany(
-            "INSERT INTO changes (id, change) VALUES (?, ?)", ((id, change) for id in ids)
+            "INSERT INTO changes (id, change, tag) VALUES (?, ?, lower(hex(randomblob(8))))",
+            ((id, change) for id in ids),
         )
 
     def _pages(
