@@ -265,7 +265,7 @@ def test_settings_do_not_show_a_secret_when_they_are_printed(
             MODEL + COLLECTION.replace("model =", "modle ="),
             "collections.articles.modle",
             "modle =",
-            "also_accept, joiner, model,",
+            "also_accept, hooks, joiner, model,",
         ),
         (
             MODEL + COLLECTION.replace('model = "fake"', ""),

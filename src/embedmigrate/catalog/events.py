@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import schema
+from embedmigrate.catalog import announcing, schema
 from embedmigrate.catalog.database import actor
 
 
@@ -21,7 +21,7 @@ def record(
     *,
     run_id: int | None = None,
 ) -> None:
-    """Add an event in the caller's transaction."""
+    """Add an event in the caller's transaction; it is logged when that is committed."""
     connection.execute(
         schema.event.insert().values(
             at=time.time(),
@@ -32,6 +32,7 @@ def record(
             data=dict(data or {}),
         )
     )
+    announcing.announce(connection, kind, collection, run_id, data or {})
 
 
 def last(

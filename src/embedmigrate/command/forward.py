@@ -15,6 +15,11 @@ from embedmigrate.catalog import indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexState, RunRecord
 from embedmigrate.command.project import Project, branch_targets
+from embedmigrate.command.telling import (
+    ask_before_cutover,
+    cutovers_told,
+    failures_told,
+)
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.job import Reporter, StopSignal
@@ -68,13 +73,16 @@ def upgrade(
         raise UsageError("--again needs a reason", next_step='--again "why it is right now"')
     scripts = Environment(settings).scripts()
     refuse_forks(scripts)
-    with Project(
-        settings,
-        reporter=reporter,
-        stop=stop,
-        create_catalog=True,
-        allow_mass_delete=allow_mass_delete,
-    ) as project:
+    with (
+        Project(
+            settings,
+            reporter=reporter,
+            stop=stop,
+            create_catalog=True,
+            allow_mass_delete=allow_mass_delete,
+        ) as project,
+        failures_told(project),
+    ):
         upgrades = _pending(project, scripts, targets)
         moving = {upgrade.collection for upgrade in upgrades}
         unsettled = project.unsettled()
@@ -90,15 +98,17 @@ def upgrade(
                 )
             failed: dict[str, EmbedMigrateError] = {}
             for collection in sorted(unsettled):
-                with _alone(collection, failed):
+                with _alone(project, collection, failed):
                     project.settle(collection, leases[collection])
             prepared = _prepare_all(project, upgrades, leases, again, failed)
             applied: list[str] = []
             if not until_ready:
-                applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
+                ask_before_cutover(project, upgrades, prepared, failed)
+                with cutovers_told(project, upgrades, prepared):
+                    applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
                 note_applied(project, scripts, applied)
                 for collection in prepared:
-                    with _alone(collection, failed):
+                    with _alone(project, collection, failed):
                         project.settle(collection, leases[collection])
             done = [_describe(project, upgrade, prepared, failed) for upgrade in upgrades]
         result = {"schema": 1, "collections": done, "applied": applied}
@@ -210,7 +220,7 @@ def _prepare_all(
     for upgrade in upgrades:
         if upgrade.collection in failed:
             continue
-        with _alone(upgrade.collection, failed):
+        with _alone(project, upgrade.collection, failed):
             prepared[upgrade.collection] = _prepare(
                 project, upgrade, leases[upgrade.collection], again
             )
@@ -233,10 +243,13 @@ def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None
 
 
 @contextmanager
-def _alone(collection: str, failed: dict[str, EmbedMigrateError]) -> Iterator[None]:
+def _alone(
+    project: Project, collection: str, failed: dict[str, EmbedMigrateError]
+) -> Iterator[None]:
     """What fails for one collection is noted, and does not keep the others from anything."""
     try:
-        yield
+        with failures_told(project, collection):
+            yield
     except Stopped:
         raise
     except EmbedMigrateError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -12,10 +13,11 @@ from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import IndexRecord
+from embedmigrate.catalog.records import IndexRecord, RunRecord
 from embedmigrate.config import Settings
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
+from embedmigrate.engine.occasion import Hooks, of_error
 from embedmigrate.engine.settle import settle
 from embedmigrate.errors import (
     BadAnswer,
@@ -26,7 +28,11 @@ from embedmigrate.errors import (
     ModelMismatch,
     UsageError,
 )
+from embedmigrate.hooks.runner import HookRunner
+from embedmigrate.logs import say
 from embedmigrate.migration.environment import VERSION_TABLE
+
+_log = logging.getLogger(__name__)
 
 
 class Project:
@@ -45,6 +51,7 @@ class Project:
         self.reporter: Reporter = reporter or Silent()
         self.stop = stop or StopSignal()
         self.catalog = Catalog(settings.catalog_url, create=create_catalog)
+        self.hooks = hooks_of(settings, self.catalog, self.reporter, self.stop)
         self._allow_mass_delete = allow_mass_delete
         self._jobs: dict[str, Job] = {}
 
@@ -72,6 +79,7 @@ class Project:
                 lease_seconds=general.lease_seconds,
                 reporter=self.reporter,
                 stop=self.stop,
+                hooks=self.hooks,
                 allow_mass_delete=self._allow_mass_delete,
             )
         return self._jobs[collection]
@@ -120,6 +128,8 @@ class Project:
             settle(self.job(collection), lease)
         except (ConfigError, DigestMismatch, Drifted, ModelMismatch, BadAnswer) as error:
             self.reporter.note(f"{collection}: served as it is: {error}")
+            if isinstance(error, Drifted):
+                tell_drift(self.hooks, collection, error)
 
     def applied_heads(self) -> tuple[str, ...]:
         """The revisions in the version table."""
@@ -138,6 +148,33 @@ class Project:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def hooks_of(
+    settings: Settings,
+    catalog: Catalog | None,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> HookRunner:
+    """The hooks that ``settings`` name, for one command."""
+    return HookRunner(
+        settings.hooks,
+        {name: collection.hooks for name, collection in settings.collections.items()},
+        settings.root,
+        catalog=catalog,
+        reporter=reporter or Silent(),
+        stop=stop or StopSignal(),
+        masked=settings.substituted,
+    )
+
+
+def tell_drift(
+    hooks: Hooks, collection: str | None, drift: Drifted, run: RunRecord | None = None
+) -> None:
+    """Log, and tell hooks, that a model is not itself any more."""
+    fields = {"collection": collection, "found": str(drift.found)}
+    say(_log, logging.WARNING, "drift", drift.message, fields)
+    hooks.tell(of_error("on_drift", collection, drift, run))
 
 
 version_table = sa.table(VERSION_TABLE, sa.column("version_num", sa.String(32)))

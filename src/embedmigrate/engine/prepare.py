@@ -106,16 +106,22 @@ def _prepare(
     recall_target: float,
 ) -> RunRecord:
     run, index = _open_run(job, lease, transition, again)
+    was_ready = run.state is RunState.READY
+    if not was_ready:
+        job.tell("on_start", run)
     if index.container == index.name:
         job.store.create(manifest_of(job, index))
     try:
         with closing(job.writer(index, lease, run=str(run.id))) as writer:
-            return _Preparation(job, lease, index, source, writer, recall_target).go(run)
+            ready = _Preparation(job, lease, index, source, writer, recall_target).go(run)
     except (Stopped, Temporary):
         raise
     except Exception as error:
         _note_failure(job, lease, run, error)
         raise
+    if not was_ready:
+        job.tell("on_ready", ready)
+    return ready
 
 
 def route_generation(job: Job) -> int:
