@@ -1,7 +1,7 @@
 """Logging what the catalog records, once it is committed and never before.
 
-An event waits with its connection: until the next transaction begins or the connection is given
-back it was committed; a rollback forgets it.
+An event waits with its connection until the next transaction begins there, or the connection is
+given back. A rollback forgets it, and so does a commit that fails.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import event as sa_event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
 
 from embedmigrate.logs import say
 
@@ -37,8 +37,18 @@ def announce(
 def listen(engine: Engine) -> None:
     """Log what is committed on the connections of ``engine``. Call before other listeners."""
     sa_event.listen(engine, "begin", lambda connection: _log_all(connection.info))
-    sa_event.listen(engine, "rollback", lambda connection: connection.info.pop(_WAITING, None))
+    sa_event.listen(engine, "rollback", _forget)
+    sa_event.listen(engine, "handle_error", _forget_uncommitted)
     sa_event.listen(engine, "checkin", lambda _dbapi, record: _log_all(record.info))
+
+
+def _forget(connection: Connection) -> None:
+    connection.info.pop(_WAITING, None)
+
+
+def _forget_uncommitted(context: ExceptionContext) -> None:
+    if context.connection is not None and context.statement is None:  # a COMMIT has no statement
+        _forget(context.connection)
 
 
 def _log_all(info: dict[Any, Any]) -> None:

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 def main() -> NoReturn:
     """Run the command line and exit with the contracted status."""
-    shared: dict[str, Any] = {"logged": False}
+    shared: dict[str, Any] = {"logged": False, "command": "nothing"}
     started, status = time.monotonic(), 1
     try:
         status = _run(shared)

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger("embedmigrate.cli")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Program(click.Group):
+    """Sets up what its options say before it looks for the command, which may not exist."""
+
+    def invoke(self, context: click.Context) -> Any:
+        shared, options = context.ensure_object(dict), context.params
+        log: logs.Kind | None = options["log"] or ("text" if options["log_level"] else None)
+        shared.update(options, logged=log is not None)
+        end = logs.start(log, options["log_level"] or "info", warn_of_events=options["quiet"])
+        at_end(context, lambda _status: end())
+        return super().invoke(context)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-c",
     "--config",
@@ -49,25 +61,9 @@ _log = logging.getLogger("embedmigrate.cli")
 )
 @click.version_option(__version__, prog_name="embedmigrate")
 @click.pass_context
-def cli(
-    context: click.Context,
-    config: Path | None,
-    quiet: bool,
-    log: logs.Kind | None,
-    log_level: str | None,
-    metrics_file: Path | None,
-) -> None:
+def cli(context: click.Context, /, **_options: object) -> None:
     """Versioned, verified migrations for embedding indexes."""
-    log = log or (None if log_level is None else "text")
-    context.ensure_object(dict).update(
-        config=config,
-        quiet=quiet,
-        logged=log is not None,
-        metrics_file=metrics_file,
-        command=context.invoked_subcommand,
-    )
-    end = logs.start(log, log_level or "info", warn_of_events=quiet)
-    at_end(context, lambda _status: end())
+    context.obj["command"] = context.invoked_subcommand
 
 
 def at_end(context: click.Context, ending: Callable[[int], None]) -> None:
