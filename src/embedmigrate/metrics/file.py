@@ -117,12 +117,17 @@ class _Samples(Collector):
 
 
 def _read(path: Path) -> list[Sample]:
-    """What the file says, if it is there."""
+    """What the file says, if it is there; nothing where somebody broke it."""
     if not path.exists():
+        return []
+    text = path.read_text("utf-8", "replace")
+    try:
+        families = list(text_string_to_metric_families(text))
+    except Exception:  # the parser raises whatever it stumbles on
         return []
     return [
         Sample(sample.name.removeprefix(PREFIX), sample.labels, sample.value)
-        for family in text_string_to_metric_families(path.read_text("utf-8"))
+        for family in families
         for sample in family.samples
         if sample.name.removeprefix(PREFIX) in MEANINGS
     ]
