@@ -264,10 +264,17 @@ def test_text_is_a_line_an_event_with_time_and_level(project: Workspace) -> None
     assert "cut_over: articles: cut over collection=articles run=2" in answer.err
 
 
-def test_an_error_in_text_is_one_line_that_cannot_move_the_cursor(project: Workspace) -> None:
-    answer = run(project.root, "--log", "text", "search", "no\x1b[2J\nsuch", "text")
-    error, end = answer.err.splitlines()
-    assert "\x1b" not in answer.err and "UnknownCollection" in error and "exit_code=2" in end
+def test_a_line_of_text_stays_one_line_and_cannot_move_the_cursor(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    end = logs.start("text", "info")
+    try:
+        logger = logging.getLogger("embedmigrate.test")
+        logs.say(logger, logging.WARNING, "odd", "a\nb\x1b[2J", {"reason": "c\nd e\x1b[2J", "n": 1})
+    finally:
+        end()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "\x1b" not in line and r"odd: a\nb\x1b[2J reason=" in line and line.endswith(" n=1")
 
 
 def test_the_level_leaves_out_what_is_below(project: Workspace) -> None:

@@ -20,11 +20,9 @@ from embedmigrate.migration.plan import Downgrade, Upgrade
 
 @contextmanager
 def failures_told(project: Project, collection: str | None = None) -> Iterator[None]:
-    """Whatever ends the block early is a failure; but a stop, or another runner, is none."""
+    """Tell what ends the block early."""
     try:
         yield
-    except (Stopped, LockHeld):
-        raise
     except Exception as error:
         tell_failure(project, collection, error)
         raise
@@ -33,7 +31,8 @@ def failures_told(project: Project, collection: str | None = None) -> Iterator[N
 def tell_failure(project: Project, collection: str | None, error: Exception) -> None:
     """``on_failure``, and ``on_drift`` before it where that is what failed.
 
-    An error that passes through several blocks is told by the innermost.
+    An error that passes through several blocks is told by the innermost. A stop is no failure, and
+    neither is another runner.
     """
     if getattr(error, "told", False) or isinstance(error, Stopped | LockHeld):
         return
