@@ -104,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _project(root: Path, corpus: Path) -> Settings:
     (root / "embedmigrate.toml").write_text(CONFIGURATION.replace("PATH", str(corpus)), "utf-8")
     command.init(Path("migrations"), root=root)
-    settings = load_settings(root / "embedmigrate.toml")
-    for name in settings.models:
-        command.pin(settings, name)
-    return settings
+    to_pin = load_settings(root / "embedmigrate.toml", allow_unpinned=True)
+    for name in to_pin.models:
+        command.pin(to_pin, name)
+    return load_settings(root / "embedmigrate.toml")
 
 
 def _search(

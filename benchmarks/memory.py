@@ -59,8 +59,8 @@ def measure(texts: Path, size: int) -> tuple[float, int]:
         (root / "embedmigrate.toml").write_text(CONFIGURATION, "utf-8")
         choose(texts, size, root / "texts.jsonl")
         command.init(Path("migrations"), root=root)
+        command.pin(load_settings(root / "embedmigrate.toml", allow_unpinned=True), "wordllama")
         settings = load_settings(root / "embedmigrate.toml")
-        command.pin(settings, "wordllama")
         command.revision(settings, "first index", collection="texts")
         started = time.perf_counter()
         process = subprocess.Popen(

@@ -8,6 +8,7 @@ A test compares the file with what the program prints, and the shapes below with
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,12 @@ error: revision 3f9c2a1b77d0 of 'articles' was rolled back by a person
 
 | code | means |
 | --- | --- |
-| 0 | done, or nothing to do; stopped where asked (`--until`) |
+| 0 | done, or nothing to do; stopped where asked (`--until`, `pause`, a manual cut-over) |
 | 1 | unexpected failure |
 | 2 | usage; unknown collection or revision, ambiguous id |
 | 3 | refused by a safety check; `check` or `verify` found a difference |
 | 6 | documents that could not be embedded stop the cut-over |
-| 7 | stopped by SIGTERM or Ctrl-C: the same command resumes (`--stop-ok` makes it 0) |
+| 7 | stopped by SIGTERM, Ctrl-C, a limit or a window: resumable (`--stop-ok` makes it 0) |
 | 75 | temporary, try again later: another runner, a full disk, a busy catalog |
 | 78 | configuration or script that cannot be loaded; references that are not pinned |
 
@@ -97,6 +98,7 @@ _MOVED: dict[str, Any] = {
             "container": "articles-0002",
             "state": "ready",
             "error": None,
+            "held": None,
             "live": True,
             "generation": 2,
             "total": 600,
@@ -106,6 +108,28 @@ _MOVED: dict[str, Any] = {
         }
     ],
     "applied": ["3f9c2a1b77d0"],
+}
+
+_REQUEST = {
+    "wanted": "pause",
+    "by": "ada@search-1",
+    "at": 1740794413.2,
+    "reason": "month-end closing",
+}
+_CONTROLLED: dict[str, Any] = {
+    "schema": 1,
+    "collections": [
+        {
+            "collection": "articles",
+            "changed": True,
+            "request": _REQUEST,
+            "revision": "8d21b0c4e5f6",
+            "state": "paused",
+            "reason": "ada@search-1, 2025-03-01 02:00:13 UTC: month-end closing",
+            "runner": None,
+            "dropped": [],
+        }
+    ],
 }
 
 JSON: dict[str, dict[str, Any]] = {
@@ -118,7 +142,13 @@ JSON: dict[str, dict[str, Any]] = {
         "collections": [
             {
                 "collection": "articles",
-                "live": {**_INDEX, "generation": 2, "documents": 598},
+                "live": {
+                    **_INDEX,
+                    "generation": 2,
+                    "documents": 598,
+                    "lag": {"entries": 3, "seconds": 0.8},
+                    "changes": "capture",
+                },
                 "shadow": {
                     **_INDEX,
                     "state": "backfilling",
@@ -141,8 +171,45 @@ JSON: dict[str, dict[str, Any]] = {
                 ],
                 "revision": "3f9c2a1b77d0",
                 "runner": "process 4711 on search-1",
+                "follower": None,
+                "request": _REQUEST,
+                "waiting": "throttle URL of db-1 answers 429",
             }
         ],
+    },
+    "pause": _CONTROLLED,
+    "resume": _CONTROLLED,
+    "cancel": _CONTROLLED,
+    "sync": {
+        "schema": 1,
+        "collections": [
+            {
+                "collection": "articles",
+                "index": "articles-0002",
+                "generation": 2,
+                "changes": "capture",
+                "written": 3,
+                "metadata": 1,
+                "deleted": 0,
+                "unchanged": 0,
+                "embedded": 3,
+                "lag": {"entries": 0, "seconds": 0.0},
+            }
+        ],
+    },
+    "capture install": {
+        "schema": 1,
+        "collection": "articles",
+        "changed": True,
+        "recording": True,
+        "unseen": [],
+    },
+    "capture remove": {
+        "schema": 1,
+        "collection": "articles",
+        "changed": True,
+        "recording": False,
+        "unseen": [],
     },
     "plan": {
         "schema": 1,
@@ -155,6 +222,8 @@ JSON: dict[str, dict[str, Any]] = {
                 "target": "minilm@98efcc79…",
                 "assurance": "pinned",
                 "rebind": False,
+                "query_prompt": "",
+                "changes": "capture",
                 "factory": "Flat",
                 "documents": 600,
                 "vector_bytes": 921600,
@@ -184,7 +253,11 @@ JSON: dict[str, dict[str, Any]] = {
         "schema": 1,
         "agrees": False,
         "collections": [
-            {"collection": "articles", "differences": ["revision 3f9c2a1b77d0 is pending"]}
+            {
+                "collection": "articles",
+                "differences": ["revision 3f9c2a1b77d0 is pending"],
+                "next_step": "embedmigrate upgrade",
+            }
         ],
         "scripts": ["revision 1ae2c07d55b1 was changed after it was applied"],
     },
@@ -329,11 +402,20 @@ def help_of(path: tuple[str, ...] = ()) -> str:
     return command.get_help(context)
 
 
+def paths() -> Iterator[tuple[str, ...]]:
+    """Every command, and below a group those of the group."""
+    for name, command in sorted(cli.commands.items()):
+        yield (name,)
+        if isinstance(command, click.Group):
+            yield from ((name, below) for below in sorted(command.commands))
+
+
 def render() -> str:
     """The whole of docs/cli.md."""
     parts = [_INTRODUCTION, f"```text\n{help_of()}\n```\n"]
-    for name in sorted(cli.commands):
-        parts.append(f"## {name}\n\n```text\n{help_of((name,))}\n```\n")
+    for path in paths():
+        name = " ".join(path)
+        parts.append(f"{'#' * (len(path) + 1)} {name}\n\n```text\n{help_of(path)}\n```\n")
         if name in JSON:
             example = json.dumps(JSON[name], indent=2, ensure_ascii=False)
             parts.append(f"With `--json`:\n\n```json\n{example}\n```\n")

@@ -57,8 +57,8 @@ class Legacy:
         workspace = Workspace.make(root, corpus=corpus, collections=ARTICLES, pin=("wordllama",))
         with (root / "embedmigrate.toml").open("a", encoding="utf-8") as configuration:
             configuration.write(MINILM_256)
-        command.pin(workspace.settings, "minilm-256")
-        command.pin(workspace.settings, "wordllama-64")
+        command.pin(workspace.to_pin, "minilm-256")
+        command.pin(workspace.to_pin, "wordllama-64")
         (root / "theirs").mkdir()
         return cls(workspace, corpus)
 

@@ -335,12 +335,12 @@ def test_ids_that_repeat_are_refused(legacy: Legacy, made: Vectors) -> None:
 
 def test_a_model_that_is_not_pinned_adopts_nothing(legacy: Legacy, made: Vectors) -> None:
     legacy.write(made)
+    with pytest.raises(ConfigError, match="there is no model"):
+        legacy.adopt("nothing")
     for pin in (legacy.workspace.root / "migrations/models").glob("wordllama.*"):
         pin.unlink()
     with pytest.raises(UnpinnedReference):
         legacy.adopt()
-    with pytest.raises(ConfigError, match="there is no model"):
-        legacy.adopt("nothing")
 
 
 def test_a_collection_with_a_history_is_not_adopted_into(legacy: Legacy, made: Vectors) -> None:
@@ -478,6 +478,20 @@ def test_it_is_left_and_come_back_to_and_never_touched(adopted: Legacy) -> None:
     assert adopted.foreign_files() == theirs
     with closing(sqlite3.connect(side_table)) as it:
         assert list(it.iterdump()) == before
+
+
+def test_the_adopted_end_of_a_transition_is_one_until_its_grace_is_over(adopted: Legacy) -> None:
+    workspace = adopted.workspace
+    workspace.revision("wordllama-64", "shorter vectors")
+    workspace.upgrade()
+    accepted = workspace.settings.collections["articles"].also_accept
+    workspace.edit_config(f"also_accept = {json.dumps(accepted)}", "also_accept = []")
+    Collection.open("articles", workspace.settings).close()
+    workspace.let_grace_pass()
+    with pytest.raises(DimensionMismatch):
+        Collection.open("articles", workspace.settings)
+    command.rollback(workspace.settings, "articles", reason="worse")
+    Collection.open("articles", workspace.settings).close()
 
 
 def test_going_back_says_what_would_be_stale_and_wants_to_be_told(adopted: Legacy) -> None:

@@ -66,7 +66,7 @@ def add_folder_model(workspace: Workspace) -> None:
             '\n[models.copied]\nprovider = "static"\npath = "models/copied"\n'
             'weights = "model.safetensors"\ntokenizer = "tokenizer.json"\nnormalize = true\n'
         )
-    command.pin(workspace.settings, "copied")
+    command.pin(workspace.to_pin, "copied")
 
 
 @pytest.fixture
@@ -384,28 +384,31 @@ CASES = [
         "configured model without a pin file, written into a revision",
         both(lambda it: script(it).unlink(), pins_removed("fake-b")),
         CONFIGURATION,
-        ("'fake-b' is not pinned", "expected: fake-b.<fingerprint>.json", "pin fake-b"),
+        (
+            "'fake-b' of collection 'articles' is not pinned",
+            "expected: fake-b.<fingerprint>.json",
+            "pin fake-b",
+        ),
         run=("revision", "--collection", "articles", "--to", "fake-b"),
     ),
     Case(
         "configured model without a pin file, migrated to",
         pins_removed("fake-b"),
         CONFIGURATION,
-        ("no configured model is pinned as fake-b@",),
-        recorded=True,
+        ("'fake-b' of collection 'articles' is not pinned",),
     ),
     Case(
         "configured model without a pin file, checked",
         pins_removed("fake-a"),
         CONFIGURATION,
-        ("'fake-a' is not pinned",),
+        ("'fake-a' of collection 'articles' is not pinned",),
         run=("check",),
     ),
     Case(
         "configured model without a pin file, searched",
         pins_removed("fake-a"),
         CONFIGURATION,
-        ("'fake-a' is not pinned",),
+        ("'fake-a' of collection 'articles' is not pinned",),
         run=("search", "articles", "text"),
     ),
     Case(

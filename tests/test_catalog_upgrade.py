@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 
 import pytest
@@ -13,8 +14,17 @@ from embedmigrate.errors import UnknownCatalog
 from tests.workspace import Workspace
 
 
-def make_older(workspace: Workspace) -> None:
-    """Take out what schema 2 added to schema 1."""
+def make_schema_2(workspace: Workspace) -> None:
+    """Take out what schema 3 added to schema 2."""
+    with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("DROP TABLE embedmigrate_request")
+        catalog.execute("ALTER TABLE embedmigrate_run DROP COLUMN waiting")
+        catalog.execute("UPDATE embedmigrate_catalog SET schema_version = 2")
+
+
+def make_schema_1(workspace: Workspace) -> None:
+    """Take out what schema 2 added to schema 1, besides."""
+    make_schema_2(workspace)
     with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog, catalog:
         catalog.execute("DROP TABLE embedmigrate_witness")
         catalog.execute("DROP TABLE embedmigrate_proof")
@@ -29,7 +39,10 @@ def version(workspace: Workspace) -> int:
         return int(catalog.execute("SELECT schema_version FROM embedmigrate_catalog").fetchone()[0])
 
 
-def test_an_application_and_a_migration_go_on_with_an_older_catalog(migrated: Workspace) -> None:
+@pytest.mark.parametrize("make_older", [make_schema_1, make_schema_2])
+def test_an_application_and_a_migration_go_on_with_an_older_catalog(
+    migrated: Workspace, make_older: Callable[[Workspace], None]
+) -> None:
     make_older(migrated)
     with Collection.open("articles", migrated.settings) as articles:
         assert articles.search("the stars").hits

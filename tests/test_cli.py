@@ -47,10 +47,10 @@ def document(workspace: Workspace, *args: str, code: int = 0) -> Any:
 # -- help -------------------------------------------------------------------------------------
 
 COMMANDS = [
-    *("adopt", "audit", "branches", "check", "contract", "current", "cutover", "doctor"),
-    *("downgrade", "drift", "edit", "ensure-version", "heads", "history", "init"),
-    *("list-templates", "merge", "pin", "plan", "revision", "rollback", "search", "show"),
-    *("stamp", "status", "upgrade", "verify"),
+    *("adopt", "audit", "branches", "cancel", "capture", "check", "contract", "current", "cutover"),
+    *("doctor", "downgrade", "drift", "edit", "ensure-version", "heads", "history", "init"),
+    *("list-templates", "merge", "pause", "pin", "plan", "resume", "revision", "rollback"),
+    *("search", "show", "stamp", "status", "sync", "upgrade", "verify"),
 ]
 
 
@@ -251,11 +251,18 @@ def test_every_document_has_the_shape_that_the_reference_shows(project: Workspac
     told("check", code=3)
     assert told("upgrade", "--until", "ready")["collections"][0]["state"] == "ready"
     assert told("status")["collections"][0]["shadow"]["state"] == "ready"
+    assert told("pause", "articles")["collections"][0]["state"] == "paused"
+    assert told("status")["collections"][0]["request"]["wanted"] == "pause"
+    assert told("upgrade")["collections"][0]["held"]
+    assert told("resume", "articles")["collections"][0]["request"] is None
+    assert told("cancel", "articles")["collections"][0]["state"] == "cancelled"
+    document(project, "upgrade", "--until", "ready", "--again", "after all")
     assert told("cutover")["applied"] == [A2]
     assert told("status")["collections"][0]["retained"][0]["model"] == "fake-a"
     assert told("verify")["holds"] is True
     assert told("audit", "articles")["clean"] is True
     assert told("search", "articles", "a telescope", "-k", "1")["generation"] == 2
+    assert told("sync")["collections"][0]["changes"] == "comparison"
     assert told("rollback", "articles", "--reason", "why not")["undone"] == [A2]
     assert told("downgrade", "base")["collections"][0]["live"] is None
     project.let_grace_pass()
@@ -263,7 +270,7 @@ def test_every_document_has_the_shape_that_the_reference_shows(project: Workspac
         "articles-0001",
         "articles-0002",
     ]
-    assert answered == generate_cli.JSON.keys()
+    assert answered | {"capture install", "capture remove"} == generate_cli.JSON.keys()
 
 
 def test_the_status_document_has_the_contracted_keys(project: Workspace) -> None:
@@ -283,6 +290,8 @@ def test_the_status_document_has_the_contracted_keys(project: Workspace) -> None
         "provenance": "built",
         "generation": 1,
         "documents": 40,
+        "lag": {"entries": 0, "seconds": 0.0},
+        "changes": "comparison",
     }
     assert (entry["retained"], entry["revision"]) == ([], A1)
     assert (entry["shadow"]["done"], entry["shadow"]["total"]) == (40, 40)
@@ -291,6 +300,7 @@ def test_the_status_document_has_the_contracted_keys(project: Workspace) -> None
 def test_a_status_of_nothing_is_null_and_empty_lists(tmp_path: Path) -> None:
     workspace = Workspace.make(tmp_path / "project", pin=())
 
+    command.pin(workspace.to_pin, "wordllama")
     (entry,) = document(workspace, "status")["collections"]
 
     assert entry == {
@@ -300,6 +310,9 @@ def test_a_status_of_nothing_is_null_and_empty_lists(tmp_path: Path) -> None:
         "retained": [],
         "revision": None,
         "runner": None,
+        "follower": None,
+        "request": None,
+        "waiting": None,
     }
 
 

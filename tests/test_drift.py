@@ -40,7 +40,10 @@ def test_the_canaries_never_change() -> None:
 @pytest.fixture(scope="module")
 def minilm_project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace.make(
-        tmp_path_factory.mktemp("minilm") / "project", corpus=documents(4), pin=("minilm",)
+        tmp_path_factory.mktemp("minilm") / "project",
+        corpus=documents(4),
+        collections=ARTICLES.replace('model = "wordllama"', 'model = "minilm"'),
+        pin=("minilm",),
     )
 
 
@@ -249,7 +252,7 @@ def test_pinning_again_keeps_the_file_and_a_drifted_model_is_not_pinned_over(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = workspace.snapshot()
-    assert command.pin(workspace.settings, "wordllama")["changed"] is False
+    assert command.pin(workspace.to_pin, "wordllama")["changed"] is False
     assert workspace.snapshot() == before
 
     answer = LocalEmbedder._answer
@@ -259,12 +262,12 @@ def test_pinning_again_keeps_the_file_and_a_drifted_model_is_not_pinned_over(
         lambda self, texts, prompt: np.ascontiguousarray(answer(self, texts, prompt)[:, ::-1]),
     )
     with pytest.raises(Drifted, match="does not behave") as refusal:
-        command.pin(workspace.settings, "wordllama")
+        command.pin(workspace.to_pin, "wordllama")
     assert "--new-witness" in str(refusal.value)
     assert workspace.snapshot() == before
 
     old = read_pins(workspace.settings.pins, "wordllama")[0].model
-    new = command.pin(workspace.settings, "wordllama", new_witness=True)
+    new = command.pin(workspace.to_pin, "wordllama", new_witness=True)
     assert new["reference"] != old.reference, "it is a new model"
     assert resolve.pinned(workspace.settings, "wordllama").reference == new["reference"]
     assert command.drift(workspace.settings, "wordllama")["holds"]

@@ -223,7 +223,7 @@ def test_a_job_that_is_terminated_checkpoints_and_the_next_one_resumes(
     migrated.edit_config("[embedmigrate]", "[embedmigrate]\nbatch_size = 2")
     slow_model = '[models.fake-a]\nprovider = "hashing-not-a-model"\ndelay_ms = 300'
     migrated.edit_config('[models.fake-a]\nprovider = "hashing-not-a-model"', slow_model)
-    command.pin(migrated.settings, "fake-a")
+    command.pin(migrated.to_pin, "fake-a")
     migrated.revision("fake-a")
 
     with subprocess.Popen(
@@ -540,7 +540,7 @@ def notified(tmp_path: Path) -> Workspace:
     shutil.copy(NOTIFICATIONS / "notify.py", workspace.root)
     workspace.write_corpus(documents(12))
     command.init(Path("migrations"), root=workspace.root)
-    command.pin(workspace.settings, "wordllama")
+    command.pin(workspace.to_pin, "wordllama")
     workspace.revision("wordllama")
     return workspace
 

@@ -192,7 +192,7 @@ def test_another_runner_and_a_stop_are_no_failures(tmp_path: Path) -> None:
     stop.set("a test")
     with pytest.raises(Stopped):
         workspace.upgrade(stop=stop)
-    assert heard(workspace) == ["on_start"]
+    assert heard(workspace) == []
 
 
 def test_a_model_that_drifted_is_told_by_drift_and_by_an_upgrade(
@@ -343,6 +343,31 @@ def test_a_veto_keeps_no_other_collection_from_being_cut_over(tmp_path: Path) ->
 
     assert (workspace.live("articles"), workspace.live("papers")) == ("fake-a", None)
     assert workspace.status("papers")["shadow"]["state"] == "ready"
+
+
+def test_what_is_left_to_a_person_or_paused_is_asked_when_it_is_switched(tmp_path: Path) -> None:
+    workspace = live(tmp_path / "project")
+    workspace.edit_config("also_accept", 'cutover = "manual"\nalso_accept')
+    run(workspace.root, "upgrade")
+    assert heard(workspace) == ["on_start", "on_ready"]
+    run(workspace.root, "pause", "articles")
+    assert run(workspace.root, "upgrade").code == 0
+    assert heard(workspace) == []
+    run(workspace.root, "resume", "articles")
+    assert run(workspace.root, "cutover").code == 0
+    assert heard(workspace)[-2:] == ["before_cutover", "after_cutover"]
+
+
+def test_sync_tells_of_its_failures_and_its_worker_of_what_ends_it(tmp_path: Path) -> None:
+    workspace = live(tmp_path / "project")
+    workspace.write_corpus([{"_id": "one", "title": "", "text": "only", "topic": "x"}] * 2)
+
+    answer = run(workspace.root, "sync")
+    assert answer.code == 3 and answer.out.startswith("articles: ")
+    assert heard(workspace) == ["on_failure"]
+    assert run(workspace.root, "sync", "--follow").code == 3
+    (data,) = told(workspace)
+    assert (data["collection"], data["error"]["kind"]) == ("articles", "DuplicateId")
 
 
 def test_a_rollback_asks_nobody(tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def build(bench: Bench) -> str:
     with bench.locked() as lease:
-        return prepare(bench.job, lease, Transition(FIRST, bench.spec, None)).index_name
+        return prepare(
+            bench.job, lease, Transition(FIRST, bench.spec, None, allow_lag=True)
+        ).index_name
 
 
 @contextmanager
@@ -370,7 +372,7 @@ def test_i13_a_text_that_is_still_being_saved_is_not_paid_for_again(
     monkeypatch.setattr(FaissWriter, "write", slowly)
     monkeypatch.setattr(FaissWriter, "find_vectors", lambda self, hashes: {})
     with bench.locked() as lease:
-        run = prepare(bench.job, lease, Transition(FIRST, bench.spec, None))
+        run = prepare(bench.job, lease, Transition(FIRST, bench.spec, None, allow_lag=True))
     assert run.embedded == 8
 
 
@@ -544,7 +546,7 @@ def test_i16_the_accounts_balance_although_the_source_changed_under_the_plan(ben
 
     bench.source.before_scan = shrink
     with bench.locked() as lease:
-        run = prepare(bench.job, lease, Transition(FIRST, bench.spec, None))
+        run = prepare(bench.job, lease, Transition(FIRST, bench.spec, None, allow_lag=True))
     assert (run.total, run.done, run.skipped, run.pending) == (29, 28, 1, 0)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import signal
+import time
 import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -108,7 +109,7 @@ def test_a_discarded_window_and_a_lost_lock_are_warnings(
         job = Project(project.settings).job("articles")
         with pytest.raises(FencedOut), held(replace(job, lease_seconds=0.2)):
             with catalog.write() as connection:
-                connection.execute(schema.lock.update().values(epoch=99))
+                connection.execute(schema.lease.update().values(epoch=99))
             wait_for(lambda: logged(caplog), lambda said: "lock_lost" in said)
     levels = {
         vars(record)["event"]: record.levelname
@@ -120,6 +121,29 @@ def test_a_discarded_window_and_a_lost_lock_are_warnings(
         "run_started": "INFO",
         "lock_lost": "WARNING",
     }
+
+
+def test_what_holds_the_work_up_is_logged_once(project: Workspace) -> None:
+    project.edit_config(
+        "[models.wordllama]",
+        '[collections.articles.throttle]\ncommand = ["test", "-e", "go"]\nevery_seconds = 0.1\n'
+        "[models.wordllama]",
+    )
+    running = project.start("--log", "json", "upgrade")
+    wait_for(lambda: project.status()["waiting"], bool)
+    time.sleep(0.5)
+    (project.root / "go").touch()
+    _, errors = running.communicate(timeout=60)
+
+    assert running.returncode == 0
+    (waited,) = of(objects(errors), "waiting")
+    assert waited["collection"] == "articles" and "test" in waited["reason"]
+
+
+def test_a_pause_is_logged_by_whom_it_stops(project: Workspace) -> None:
+    run(project.root, "pause", "articles", "--reason", "month-end")
+    answer = run(project.root, "--log", "json", "resume", "articles")
+    assert of(objects(answer.err), "resumed")[0]["collection"] == "articles"
 
 
 # -- only what is true ------------------------------------------------------------------------

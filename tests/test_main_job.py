@@ -103,7 +103,7 @@ def test_rollback_works_when_the_script_is_gone(migrated: Workspace) -> None:
 
 
 def test_of_several_pending_re_embeddings_only_the_last_is_paid_for(migrated: Workspace) -> None:
-    command.pin(migrated.settings, "fake-a")
+    command.pin(migrated.to_pin, "fake-a")
     first = migrated.status()["revision"]
     between = command.show(migrated.settings, "articles@head").split()[1]
     last = migrated.revision("fake-a")
@@ -120,7 +120,7 @@ def test_of_several_pending_re_embeddings_only_the_last_is_paid_for(migrated: Wo
 
 
 def test_every_revision_of_a_block_that_went_back_stays_back(migrated: Workspace) -> None:
-    command.pin(migrated.settings, "fake-a")
+    command.pin(migrated.to_pin, "fake-a")
     between = command.show(migrated.settings, "articles@head").split()[1]
     migrated.revision("fake-a")
     migrated.upgrade()
@@ -196,7 +196,7 @@ def test_minilm_replaces_wordllama(tmp_path: Path) -> None:
 def test_a_walk_cut_short_inside_a_block_is_finished_by_the_same_command(
     migrated: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command.pin(migrated.settings, "fake-a")
+    command.pin(migrated.to_pin, "fake-a")
     migrated.revision("fake-a")
     applied_before = command.current(migrated.settings)
 
@@ -220,7 +220,7 @@ def test_a_walk_cut_short_inside_a_block_is_finished_by_the_same_command(
 def test_a_downgrade_cut_short_is_finished_by_the_same_command(
     migrated: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command.pin(migrated.settings, "fake-a")
+    command.pin(migrated.to_pin, "fake-a")
     first = migrated.status()["revision"]
     migrated.revision("fake-a")
     migrated.upgrade()
@@ -262,7 +262,7 @@ def test_a_later_script_that_fails_does_not_undo_an_earlier_cut_over(migrated: W
 
 def test_another_query_prompt_is_a_revision_of_its_own(migrated: Workspace) -> None:
     migrated.edit_config("[models.wordllama]", '[models.wordllama]\nquery_prompt = "question: "')
-    command.pin(migrated.settings, "wordllama")
+    command.pin(migrated.to_pin, "wordllama")
     migrated.upgrade()
 
     migrated.revision("wordllama", "ask with a prompt")

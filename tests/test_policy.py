@@ -20,6 +20,7 @@ import pytest
 
 from embedmigrate import command
 from embedmigrate.command.policy import CHECKS
+from embedmigrate.config import Settings, load_settings
 from embedmigrate.migration import lockfile
 from embedmigrate.migration.environment import Environment
 from tests.command_line import run
@@ -88,8 +89,13 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), "utf-8")
 
 
+def to_review(workspace: Workspace) -> Settings:
+    """As the command line loads it: a model without a pin file is for the review to find."""
+    return load_settings(workspace.root / "embedmigrate.toml", require_pins=False)
+
+
 def findings(workspace: Workspace, check: str | None = None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = command.check_policy(workspace.settings)["findings"]
+    found: list[dict[str, Any]] = command.check_policy(to_review(workspace))["findings"]
     return [entry for entry in found if check in (None, entry["check"])]
 
 
@@ -141,7 +147,7 @@ main()
 def test_it_needs_no_catalog_no_model_no_store_and_no_network(repository: Workspace) -> None:
     """Two real models among them; the catalog is on a host that cannot be reached."""
     for model in ("wordllama", "wordllama-64"):
-        command.pin(repository.settings, model)
+        command.pin(repository.to_pin, model)
     repository.edit_config('"fake-b", "minilm"]', '"fake-b", "minilm", "wordllama"]')
     repository.edit_config("sqlite:///catalog.db", "postgresql://catalog.invalid/catalog")
 
@@ -478,7 +484,7 @@ def test_a_fork_is_one_finding_and_the_other_collections_are_checked(repository:
         'path = "papers.jsonl"\nid = "_id"\ntext = ["title"]',
     )
 
-    told = command.check_policy(repository.settings)
+    told = command.check_policy(to_review(repository))
 
     assert [(it["check"], it["collection"]) for it in told["findings"]] == [
         ("one-head", "articles"),

@@ -30,6 +30,7 @@ from embedmigrate.hooks.runner import document_of
 from embedmigrate.metrics.samples import MEANINGS
 from embedmigrate.models import Recipe
 from embedmigrate.registry import BUILT_IN, adapter
+from embedmigrate.throttling import Throttling
 from tests.command_line import run as type_in
 from tests.sources.source_helpers import check_that_every_way_of_reading_agrees
 from tests.workspace import Workspace, documents
@@ -103,14 +104,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the README configures, with `wordllama` live."""
     root = tmp_path_factory.mktemp("project")
     (configuration,) = blocks("README.md", "toml")
-    (root / "embedmigrate.toml").write_text(configuration, "utf-8")
+    before = configuration.replace('model = "minilm"', 'model = "wordllama"')
+    (root / "embedmigrate.toml").write_text(before, "utf-8")
     lines = (json.dumps(document) + "\n" for document in documents(12))
     (root / "corpus.jsonl").write_text("".join(lines), "utf-8")
     command.init(Path("migrations"), root=root)
+    command.pin(load_settings(root / "embedmigrate.toml", allow_unpinned=True), "wordllama")
     settings = load_settings(root / "embedmigrate.toml")
-    command.pin(settings, "wordllama")
     command.revision(settings, "first index", collection="articles", to="wordllama")
     command.upgrade(settings)
+    (root / "embedmigrate.toml").write_text(configuration, "utf-8")
     return root
 
 
@@ -161,7 +164,7 @@ def test_every_configuration_that_is_shown_loads(page: Path, tmp_path: Path) -> 
         tool = "[tool.embedmigrate]" in block
         file = tmp_path / ("pyproject.toml" if tool else "embedmigrate.toml")
         file.write_text(block, "utf-8")
-        assert load_settings(file).collections
+        assert load_settings(file, require_pins=False).collections
 
 
 def test_the_configuration_of_the_readme_is_that_of_the_quickstart() -> None:
@@ -225,6 +228,7 @@ def anchors(page: Path) -> set[str]:
 CONFIGURED: dict[str, type[BaseModel]] = {
     "`[embedmigrate]`": _General,
     "`[collections.NAME]`": _Collection,
+    "`[collections.NAME.throttle]`": Throttling,
     "`[models.NAME]`": FileReference,
     "`[hooks]`": HooksConfig,
     **{f'`kind = "{name}"`': adapter("sources", name).Config for name in BUILT_IN["sources"]},
@@ -322,7 +326,7 @@ def test_every_metric_and_every_hook_is_documented() -> None:
 def test_what_the_runbook_says_that_a_command_says_is_what_it_says() -> None:
     program = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
     program = re.sub(r'"\s*f?"', "", program)  # a text that goes on in the next line
-    program = re.sub(r"\{[^{}]*\}", "…", program)
+    program = re.sub(r"\{[^{}\n]*\}", "…", program)
     _, *tables = text("docs/runbook.md").split("| it says |")
     said = [
         phrase

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from embedmigrate import Collection, command, resolve
+from embedmigrate import Collection, command, resolve, text
 from embedmigrate.catalog import Catalog, indexes, schema, spaces
 from embedmigrate.catalog.records import IndexRecord, IndexState
 from embedmigrate.command.project import Project
@@ -124,7 +124,7 @@ def moving(project: Faulty) -> Faulty:
 def ask_with_prompt(project: Workspace, model: str) -> None:
     declared = f"[models.{model}]"
     project.edit_config(declared, f"{declared}\nquery_prompt = {json.dumps(PROMPT)}")
-    command.pin(project.settings, model)
+    command.pin(project.to_pin, model)
     project.revision(model, "ask with a prompt")
 
 
@@ -245,6 +245,9 @@ def test_a_transition_between_two_query_sides_names_what_differs(
     prompted: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:
     command.upgrade(prompted.settings, until_ready=True)
+    (planned,) = command.plan(prompted.settings)["collections"]
+    assert planned["source"] == planned["target"] and planned["query_prompt"] == PROMPT
+    assert f"with the query prompt {PROMPT!r}" in text.planned({"collections": [planned]})
     Collection.open("articles", prompted.settings).close()
     assert f"with the query prompt ''; {PROMPT!r} is what is configured" in caplog.text
 
@@ -254,7 +257,7 @@ def test_a_second_query_side_has_a_pin_file_of_its_own(prompted: Faulty) -> None
 
     assert [pin.model.query_prompt for pin in pins] == ["", PROMPT]
     assert len({pin.model.fingerprint for pin in pins}) == 1
-    assert not command.pin(prompted.settings, "wordllama")["changed"]
+    assert not command.pin(prompted.to_pin, "wordllama")["changed"]
     prompted.edit_config(f"\nquery_prompt = {json.dumps(PROMPT)}", "")
     assert resolve.pinned(prompted.settings, "wordllama").query_prompt == ""
 
@@ -470,7 +473,7 @@ def test_a_model_of_which_nothing_was_recorded_is_not_proven(moving: Faulty) -> 
 
 
 def test_a_model_of_another_length_is_not_proven(project: Faulty) -> None:
-    command.pin(project.settings, "wordllama-64")
+    command.pin(project.to_pin, "wordllama-64")
     script = rebind(project, "equal")
     write_target(script, "equal", resolve.pinned(project.settings, "wordllama-64"))
 
@@ -701,7 +704,7 @@ def test_contract_drops_a_container_with_the_last_index_that_uses_it(moving: Fau
     assert entry["dropped"] == ["articles-0001"]
     assert containers(moving) == ["articles-0001"], "the live index uses it"
     change_one_document(moving)
-    command.pin(moving.settings, "wordllama-64")
+    command.pin(moving.to_pin, "wordllama-64")
     moving.revision("wordllama-64")
     moving.upgrade()
     (kept,) = command.verify(moving.settings, "articles", index="articles-0002")["collections"]
@@ -735,7 +738,7 @@ def test_a_container_that_somebody_else_made_is_neither_written_nor_dropped(
 
     assert moving.live() == "equal"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    command.pin(moving.settings, "wordllama-64")
+    command.pin(moving.to_pin, "wordllama-64")
     moving.revision("wordllama-64")
     moving.upgrade()
     moving.let_grace_pass()
@@ -746,7 +749,7 @@ def test_a_container_that_somebody_else_made_is_neither_written_nor_dropped(
 
 def test_an_index_that_was_rebound_is_used_again_by_a_later_re_embedding(moving: Faulty) -> None:
     moving.upgrade()
-    command.pin(moving.settings, "wordllama-64")
+    command.pin(moving.to_pin, "wordllama-64")
     moving.revision("wordllama-64", "away")
     moving.upgrade()
     moving.revision("equal", "and back")
@@ -761,7 +764,7 @@ def test_an_index_that_was_rebound_is_used_again_by_a_later_re_embedding(moving:
 
 def test_a_shared_container_that_is_gone_is_not_built_on(moving: Faulty) -> None:
     moving.upgrade()
-    command.pin(moving.settings, "wordllama-64")
+    command.pin(moving.to_pin, "wordllama-64")
     moving.revision("wordllama-64", "away")
     moving.upgrade()
     shutil.rmtree(moving.root / "indexes" / "articles-0001")
@@ -807,7 +810,7 @@ def test_from_nothing_the_index_is_built_for_the_model_that_it_is_rebound_to(
 
 
 def test_a_re_embedding_may_follow_a_rebind_and_names_its_target(moving: Faulty) -> None:
-    command.pin(moving.settings, "wordllama-64")
+    command.pin(moving.to_pin, "wordllama-64")
     moving.revision("wordllama-64")
 
     (entry,) = moving.upgrade()
@@ -866,7 +869,7 @@ def test_a_rebind_that_would_change_more_than_the_model_is_not_written(
 
 
 def test_a_rebind_to_other_dimensions_or_of_nothing_is_not_written(project: Faulty) -> None:
-    command.pin(project.settings, "wordllama-64")
+    command.pin(project.to_pin, "wordllama-64")
     with pytest.raises(UsageError, match="more changes") as refusal:
         rebind(project, "wordllama-64")
     assert refusal.value.found == "dimensions: 64"

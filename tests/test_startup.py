@@ -62,7 +62,7 @@ def declare(workspace: Workspace, model: str) -> None:
         configuration.write(model)
     workspace.edit_config('model = "wordllama"', 'model = "other"')
     workspace.edit_config('also_accept = ["wordllama"]', "also_accept = []")
-    command.pin(workspace.settings, "other")
+    command.pin(workspace.to_pin, "other")
 
 
 def weights_with_a_changed_byte(workspace: Workspace) -> str:
@@ -139,7 +139,7 @@ def test_another_pooling_of_the_same_files_does_not_start(tmp_path: Path) -> Non
     with (workspace.root / "embedmigrate.toml").open("a", encoding="utf-8") as configuration:
         configuration.write(MINILM + 'normalize = true\npooling = "cls"\n')
     workspace.edit_config('model = "minilm"', 'model = "other"')
-    command.pin(workspace.settings, "other")
+    command.pin(workspace.to_pin, "other")
     with pytest.raises(errors.PoolingMismatch, match="pooling") as refusal:
         Collection.open("articles", workspace.settings)
     assert "pooling 'mean'" in str(refusal.value) and "pooling 'cls'" in str(refusal.value)
@@ -238,7 +238,7 @@ def test_a_manifest_of_another_space_does_not_start(live: Workspace) -> None:
 def test_the_other_end_of_a_transition_is_served_and_said(
     live: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    command.pin(live.settings, "wordllama-64")
+    command.pin(live.to_pin, "wordllama-64")
     live.edit_config('model = "wordllama"', 'model = "wordllama-64"')
     live.edit_config('also_accept = ["wordllama"]', "also_accept = []")
     with pytest.raises(errors.DimensionMismatch):
@@ -258,7 +258,7 @@ def test_the_other_end_of_a_transition_is_served_and_said(
 
 
 def test_an_application_of_the_old_model_starts_after_the_cut_over(live: Workspace) -> None:
-    command.pin(live.settings, "wordllama-64")
+    command.pin(live.to_pin, "wordllama-64")
     live.revision("wordllama-64", "shorter")
     live.upgrade()
     live.edit_config('also_accept = ["wordllama"]', "also_accept = []")
@@ -276,6 +276,20 @@ def test_a_model_that_is_not_pinned_does_not_start(live: Workspace) -> None:
     assert refusal.value.exit_code == 78 and "embedmigrate pin wordllama" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "asked", ["status", "plan", "check", "upgrade", "current", "contract", "history"]
+)
+def test_no_command_loads_a_model_that_is_not_pinned(live: Workspace, asked: str) -> None:
+    live.edit_config('model = "wordllama"', 'model = "wordllama-64"')
+    refused = live.run(asked)
+    assert refused.returncode == 78, refused.stderr
+    assert "model 'wordllama-64' of collection 'articles' is not pinned" in refused.stderr
+    assert "embedmigrate pin wordllama-64" in refused.stderr
+
+    assert live.run("pin", "wordllama-64").returncode == 0
+    assert live.run(asked).returncode == (3 if asked == "check" else 0)
+
+
 # -- how much is read ----------------------------------------------------------------------------
 
 
@@ -290,7 +304,7 @@ def test_opening_and_health_search_nothing_and_the_next_index_is_warmed(
         return search(self, *args, **options)
 
     monkeypatch.setattr(FaissReader, "search", noted)
-    command.pin(live.settings, "wordllama-64")
+    command.pin(live.to_pin, "wordllama-64")
     live.revision("wordllama-64", "shorter")
     with Collection.open("articles", live.settings) as articles:
         assert articles.health()["ok"] and command.check_serving(live.settings)["sound"]

@@ -82,7 +82,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         general=GENERAL + TINY,
         pin=("tiny",),
     )
-    command.pin(workspace.settings, "tiny", vendor="vendor")
+    command.pin(workspace.to_pin, "tiny", vendor="vendor")
     shutil.move(root / "models" / "tiny", root / "elsewhere")
     workspace.revision("tiny", "first index")
     workspace.upgrade()
@@ -178,11 +178,11 @@ def test_a_copy_is_named_for_what_is_in_it(project: Workspace) -> None:
     pin = pin_of(project)
     assert pin.vendored == f"vendor/{vendored(project).name}"
     shutil.move(project.root / "elsewhere", project.root / "models" / "tiny")
-    result = command.pin(project.settings, "tiny", vendor=project.root / "third_party" / "models")
+    result = command.pin(project.to_pin, "tiny", vendor=project.root / "third_party" / "models")
     assert result["package"]["vendored"] == f"third_party/models/{vendored(project).name}"
 
     (project.root / "models" / "tiny" / "special_tokens_map.json").write_text("{}")
-    result = command.pin(project.settings, "tiny", vendor="vendor")
+    result = command.pin(project.to_pin, "tiny", vendor="vendor")
     assert not result["package"]["vendored"].endswith(pin.vendored), "a setting is another"
     assert result["reference"] == pin.model.reference, "which decides no vector"
 
@@ -190,7 +190,7 @@ def test_a_copy_is_named_for_what_is_in_it(project: Workspace) -> None:
 def test_vendoring_again_changes_nothing(project: Workspace) -> None:
     shutil.copytree(project.root / "elsewhere", project.root / "models" / "tiny")
     before = project.snapshot()
-    assert not command.pin(project.settings, "tiny", vendor="vendor")["changed"]
+    assert not command.pin(project.to_pin, "tiny", vendor="vendor")["changed"]
     assert project.snapshot() == before
 
 
@@ -198,7 +198,7 @@ def test_pinning_a_vendored_model_keeps_it_vendored(project: Workspace) -> None:
     """Where the model was before is not looked at: there may be anything."""
     write_static(project.root / "models" / "tiny")
     before = project.snapshot()
-    result = command.pin(project.settings, "tiny")
+    result = command.pin(project.to_pin, "tiny")
     assert (result["changed"], result["package"]["vendored"]) == (False, pin_of(project).vendored)
     assert project.snapshot() == before
 
@@ -209,7 +209,7 @@ def test_another_prompt_makes_another_pin_of_the_same_copy(project: Workspace) -
         resolve.pin_of(project.settings, "tiny")
     assert "document_prompt 'deep '" in str(refused.value.found)
 
-    result = command.pin(project.settings, "tiny")
+    result = command.pin(project.to_pin, "tiny")
 
     old, new = read_pins(project.settings.pins, "tiny")
     assert new.model.reference == result["reference"] != old.model.reference
@@ -222,7 +222,7 @@ def test_a_copy_moves_although_its_origin_is_gone(project: Workspace) -> None:
     shutil.rmtree(project.root / "elsewhere")
     old = vendored(project)
 
-    result = command.pin(project.settings, "tiny", vendor="third_party")
+    result = command.pin(project.to_pin, "tiny", vendor="third_party")
 
     shutil.rmtree(old)
     assert result["package"]["source"] == "models/tiny", "where it came from first"
@@ -465,7 +465,7 @@ def test_another_commit_in_the_configuration_is_refused(
     )
     write_snapshot(tmp_path / "hub", "acme/tiny", OTHER_COMMIT, source)
     project.edit_config('path = "models/tiny"', f'repo = "acme/tiny"\nrevision = "{COMMIT}"')
-    first = command.pin(project.settings, "tiny", vendor="vendor")
+    first = command.pin(project.to_pin, "tiny", vendor="vendor")
     assert first["package"]["source"] == f"acme/tiny@{COMMIT}"
     assert first["model"]["revision"] == COMMIT
 
@@ -476,9 +476,9 @@ def test_another_commit_in_the_configuration_is_refused(
     assert f"revision '{OTHER_COMMIT}', pinned '{COMMIT}'" in str(refused.value.found)
     assert "embedmigrate pin tiny --vendor vendor" in str(refused.value.next_step)
     with pytest.raises(DigestMismatch, match="states another commit"):
-        command.pin(project.settings, "tiny")
+        command.pin(project.to_pin, "tiny")
 
-    second = command.pin(project.settings, "tiny", vendor="vendor")
+    second = command.pin(project.to_pin, "tiny", vendor="vendor")
     assert second["reference"] != first["reference"]
     assert resolve.pinned(project.settings, "tiny").reference == second["reference"]
     project.edit_config(OTHER_COMMIT, COMMIT)
@@ -492,11 +492,11 @@ def test_the_last_one_vendored_counts_where_no_commit_tells_two_apart(project: W
     kept = tokenizer.read_bytes()
     tokenizer.write_bytes(kept + b"\n")
 
-    second = command.pin(project.settings, "tiny", vendor="vendor")
+    second = command.pin(project.to_pin, "tiny", vendor="vendor")
     assert resolve.pinned(project.settings, "tiny").reference == second["reference"]
 
     tokenizer.write_bytes(kept)
-    again = command.pin(project.settings, "tiny", vendor="vendor")
+    again = command.pin(project.to_pin, "tiny", vendor="vendor")
     assert again["reference"] == first.reference
     assert resolve.pinned(project.settings, "tiny") == first
 
@@ -613,7 +613,7 @@ def test_a_model_that_needs_what_may_be_code_is_not_vendored(
     before = with_origin.snapshot()
 
     with pytest.raises(UnsupportedModel, match=f"{name} may hold code"):
-        command.pin(with_origin.settings, "tiny", vendor="vendor")
+        command.pin(with_origin.to_pin, "tiny", vendor="vendor")
 
     assert with_origin.snapshot() == before
 
@@ -621,13 +621,13 @@ def test_a_model_that_needs_what_may_be_code_is_not_vendored(
 @pytest.mark.parametrize("place", ["..", "../vendor", "/vendor", "vendor/../../x"])
 def test_a_copy_lies_in_the_project(project: Workspace, place: str) -> None:
     with pytest.raises(UsageError, match="lies in the project"):
-        command.pin(project.settings, "tiny", vendor=place)
+        command.pin(project.to_pin, "tiny", vendor=place)
 
 
 def test_a_model_without_files_is_not_vendored(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="'fake-a' has no files"):
-        command.pin(workspace.settings, "fake-a", vendor="vendor")
-    assert command.pin(workspace.settings, "fake-a")["package"] is None
+        command.pin(workspace.to_pin, "fake-a", vendor="vendor")
+    assert command.pin(workspace.to_pin, "fake-a")["package"] is None
 
 
 @pytest.mark.parametrize("other", [["--vendor", "vendor"], ["--new-witness"]])
@@ -649,7 +649,7 @@ def test_a_full_disk_leaves_nothing_that_looks_like_a_copy(
     before = with_origin.snapshot()
 
     with pytest.raises(StorageUnavailable, match="No space left"):
-        command.pin(with_origin.settings, "tiny", vendor="third_party")
+        command.pin(with_origin.to_pin, "tiny", vendor="third_party")
 
     assert with_origin.snapshot() == before
     assert list((with_origin.root / "third_party").iterdir()) == []
@@ -667,7 +667,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_taken(
     monkeypatch.setattr(shutil, "copyfile", disturbed)
 
     with pytest.raises(DigestMismatch, match="changed while it was copied"):
-        command.pin(with_origin.settings, "tiny", vendor="third_party")
+        command.pin(with_origin.to_pin, "tiny", vendor="third_party")
 
     assert list((with_origin.root / "third_party").iterdir()) == []
 
@@ -700,13 +700,13 @@ def test_a_migration_runs_from_the_copy_when_the_package_is_gone(workspace: Work
 def test_a_package_that_is_configured_and_not_installed_does_not_matter(
     workspace: Workspace,
 ) -> None:
-    command.pin(workspace.settings, "wordllama", vendor="vendor")
+    command.pin(workspace.to_pin, "wordllama", vendor="vendor")
     workspace.edit_config(
         '[models.wordllama]\nprovider = "static"\npackage = "wordllama"',
         '[models.wordllama]\nprovider = "static"\npackage = "not-installed-any-more"',
     )
     assert command.drift(workspace.settings, "wordllama")["holds"]
-    assert not command.pin(workspace.settings, "wordllama")["changed"]
+    assert not command.pin(workspace.to_pin, "wordllama")["changed"]
 
 
 def test_a_model_loaded_by_another_name_comes_from_the_copy_too(workspace: Workspace) -> None:
@@ -716,7 +716,7 @@ def test_a_model_loaded_by_another_name_comes_from_the_copy_too(workspace: Works
         "# the same"
     )
     path.write_text(path.read_text("utf-8") + declaration, "utf-8")
-    command.pin(workspace.settings, "another", vendor="vendor")
+    command.pin(workspace.to_pin, "another", vendor="vendor")
     change_one_byte(vendored(workspace, "another") / IN_WORDLLAMA.splitlines()[1].split('"')[1])
 
     with pytest.raises(DigestMismatch, match="vendored files of model 'another'"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedmigrate import command
+from embedmigrate import command, text
 from embedmigrate.errors import (
     DamagedIndex,
     Irreversible,
@@ -57,6 +57,18 @@ def test_a_reason_to_try_again_is_not_empty(migrated: Workspace) -> None:
         migrated.upgrade(again=" ")
     (retained,) = migrated.status()["retained"]
     assert (retained["state"], retained["reason"]) == ("rolled_back", "worse")
+
+
+def test_check_says_that_a_revision_was_rolled_back_and_what_to_type(migrated: Workspace) -> None:
+    revision = migrated.upgrade()[0]["revision"]
+    command.rollback(migrated.settings, "articles", reason="worse")
+    (entry,) = command.check(migrated.settings)["collections"]
+    assert entry["differences"][-1] == f"revision {revision} was rolled back by a person"
+
+    migrated.edit_config('model = "wordllama"', 'model = "wordllama-64"')
+    (entry,) = command.check(migrated.settings)["collections"]
+    assert entry["next_step"] == f'embedmigrate upgrade {revision} --again "reason"'
+    assert "next:     embedmigrate upgrade" in text.checked(command.check(migrated.settings))
 
 
 def test_a_foreign_catalog_is_never_taken_for_an_empty_project(migrated: Workspace) -> None:

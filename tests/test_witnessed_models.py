@@ -72,7 +72,7 @@ def declared(tmp_path: Path, server: EmbeddingServer) -> Workspace:
 @pytest.fixture
 def witnessed(declared: Workspace, server: EmbeddingServer) -> Workspace:
     """The same with its model measured and a first revision pending."""
-    command.pin(declared.settings, "served")
+    command.pin(declared.to_pin, "served")
     declared.revision("served", "first index")
     server.requests.clear()
     return declared
@@ -117,7 +117,7 @@ def assert_same(found: dict[str, Vectors], expected: dict[str, Vectors]) -> None
 def test_a_witnessed_model_is_pinned_migrated_to_and_searched(
     declared: Workspace, server: EmbeddingServer, itself: Brain
 ) -> None:
-    result = command.pin(declared.settings, "served")
+    result = command.pin(declared.to_pin, "served")
     declared.revision("served", "first index")
     (entry,) = declared.upgrade()
 
@@ -156,7 +156,7 @@ def test_every_report_says_witnessed_and_none_says_pinned(declared: Workspace) -
 def test_a_stated_digest_pins_and_is_called_so(declared: Workspace) -> None:
     declared.edit_config('pin = "witness"', f'digest = "sha256:{"ab" * 32}"')
 
-    result = command.pin(declared.settings, "served")
+    result = command.pin(declared.to_pin, "served")
 
     assert result["assurance"] == "pinned"
     assert result["model"]["revision"] == "sha256:" + "ab" * 32
@@ -184,7 +184,7 @@ def test_what_is_declared_is_found_again_without_asking_the_server(
 
 
 def test_a_declaration_that_was_never_measured_is_not_loaded(declared: Workspace) -> None:
-    settings = declared.settings
+    settings = declared.to_pin
     cls = settings.embedder_class("served")
     model = cls.identify("served", settings.model("served"), settings.root)
     with pytest.raises(ConfigError, match="no configured model is pinned"):
@@ -198,7 +198,7 @@ def test_moving_to_another_host_is_no_other_model(
     with serving(EmbeddingServer(itself)) as mirror:
         witnessed.edit_config(server.url, mirror.url)
         assert resolve.pinned(witnessed.settings, "served") == before
-        assert not command.pin(witnessed.settings, "served")["changed"]
+        assert not command.pin(witnessed.to_pin, "served")["changed"]
     assert server.requests == []
 
 
@@ -225,7 +225,7 @@ def test_measuring_again_within_noise_keeps_the_file(
     before = {path: path.read_bytes() for path in folder.iterdir()}
     server.brain = trembling(itself, 1e-4)
 
-    result = command.pin(witnessed.settings, "served")
+    result = command.pin(witnessed.to_pin, "served")
 
     assert not result["changed"]
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -302,9 +302,9 @@ def test_a_server_that_answers_nonsense_is_not_pinned(
     for brain, found in ((nonsense, "not finite"), (lambda texts: 2 * itself(texts), "normalised")):
         server.brain = brain
         with pytest.raises(ConfigError) as refused:
-            command.pin(declared.settings, "served")
+            command.pin(declared.to_pin, "served")
         assert found in str(refused.value.found)
-    assert not list(declared.settings.pins.glob("served*"))
+    assert not list(declared.to_pin.pins.glob("served*"))
 
 
 def test_a_server_that_is_never_the_same_has_no_witness(
@@ -312,8 +312,8 @@ def test_a_server_that_is_never_the_same_has_no_witness(
 ) -> None:
     server.brain = trembling(itself, 0.3)
     with pytest.raises(NotProven, match="too differently"):
-        command.pin(declared.settings, "served")
-    assert not list(declared.settings.pins.glob("served*"))
+        command.pin(declared.to_pin, "served")
+    assert not list(declared.to_pin.pins.glob("served*"))
 
 
 @pytest.mark.parametrize(("stated", "right"), [(256, True), (128, False), (512, False)])
@@ -325,10 +325,10 @@ def test_where_a_server_cuts_is_put_to_the_test(
         "normalize = true\nparam", f"normalize = true\nmax_tokens = {stated}\nparam"
     )
     if right:
-        assert command.pin(declared.settings, "served")["effective"]["max_tokens"] == 256
+        assert command.pin(declared.to_pin, "served")["effective"]["max_tokens"] == 256
         return
     with pytest.raises(ConfigError, match="max_tokens") as refused:
-        command.pin(declared.settings, "served")
+        command.pin(declared.to_pin, "served")
     assert refused.value.found == f"max_tokens other than {stated} when it was asked"
 
 
@@ -338,7 +338,7 @@ def test_a_witness_in_a_pin_file_is_the_one_in_the_identity(
     folder = witnessed.settings.pins
     (pin,) = read_pins(folder, "served")
     server.brain = impostor
-    command.pin(witnessed.settings, "served", new_witness=True)
+    command.pin(witnessed.to_pin, "served", new_witness=True)
     _, other = read_pins(folder, "served")
 
     path, _ = write_pin(folder, replace(pin, witness=other.witness))

@@ -134,13 +134,18 @@ class Workspace:
         (root / "embedmigrate.toml").write_text(general + collections + MODELS, "utf-8")
         command.init(Path("migrations"), root=root)
         for name in pin:
-            command.pin(workspace.settings, name)
+            command.pin(workspace.to_pin, name)
         return workspace
 
     @property
     def settings(self) -> Settings:
         """The configuration as it stands now."""
         return load_settings(self.root / "embedmigrate.toml")
+
+    @property
+    def to_pin(self) -> Settings:
+        """The same for what pins models: they may still lack a pin file."""
+        return load_settings(self.root / "embedmigrate.toml", allow_unpinned=True)
 
     def write_corpus(self, corpus: Iterable[Mapping[str, Any]], name: str = "corpus.jsonl") -> None:
         """Replace a corpus file at once, as a careful producer does."""

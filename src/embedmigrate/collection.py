@@ -7,7 +7,8 @@ the pin files beside them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, indexes, routes, spaces, witnesses
 from embedmigrate.catalog.records import IndexRecord, IndexState
+from embedmigrate.changing import Changes
 from embedmigrate.config import Settings, load_settings
 from embedmigrate.embedders.base import Embedder, Vectors
 from embedmigrate.errors import (
@@ -31,6 +33,7 @@ from embedmigrate.models.drift import DriftReport
 from embedmigrate.models.witness import Witness
 from embedmigrate.queries import as_queries, as_text, require_filter
 from embedmigrate.serving import Pair, Server
+from embedmigrate.sources.managed import ManagedConfig
 from embedmigrate.startup import Expectation, is_one_of, probe, validate_route
 from embedmigrate.stores.base import Filter, Hit, IndexReader
 from embedmigrate.watching import Hook, WitnessWatch
@@ -87,7 +90,9 @@ class Collection:
         """Use ``Collection.open``."""
         self.name, self._settings = name, settings
         configured = settings.collection(name)
-        self._catalog = Catalog(settings.catalog_url, create=False)
+        is_managed = isinstance(configured.source, ManagedConfig)
+        self._catalog = Catalog(settings.catalog_url, create=is_managed)
+        self._changes = Changes(settings, name, self._catalog)
         try:
             self._expected = Expectation(
                 name,
@@ -128,15 +133,17 @@ class Collection:
         of its own for each kind, when what is live is neither the configured model, nor one in
         ``also_accept``, nor the other end of a transition that is under way, or when the index
         holds something else; ``Drifted`` when ``witness_at_open`` finds a model that is not itself
-        (always checked for one that is only witnessed); ``IndexGone`` when nothing is live yet.
+        (always checked for one that is only witnessed); ``IndexGone`` when nothing is live yet. A
+        ``managed`` collection opens all the same, to be filled: its searches raise that then.
         ``on_drift`` hears the report whenever a check of the witness fails.
         """
         settings = config if isinstance(config, Settings) else load_settings(config)
         configured = settings.collection(name)
         collection = cls(settings, name, on_drift)
         try:
-            with collection.route():
-                pass
+            if collection._has_index() or not collection._changes.is_managed:
+                with collection.route():
+                    pass
             if configured.witness_every:
                 collection._watch.start(configured.witness_every)
             return collection
@@ -276,10 +283,34 @@ class Collection:
                 opened.embedder,
             )
 
+    def changed(self, ids: Sequence[str]) -> None:
+        """Say that documents of the source were added or edited. Call it after the commit.
+
+        On return the change is in the journal: whatever index is, or goes, live will have it. With
+        ``changes = "application"`` nothing else is looked at, so that every change must be told.
+        """
+        self._changes.changed(ids)
+
+    def deleted(self, ids: Sequence[str]) -> None:
+        """Say that documents are gone from the source. Call it after the commit."""
+        self._changes.deleted(ids)
+
+    def upsert(self, documents: Sequence[Mapping[str, Any]]) -> int:
+        """Add or replace documents of a ``managed`` source, all or none; returns how many.
+
+        Text and journal entry are committed in one transaction; ``sync`` makes them found.
+        """
+        return self._changes.upsert(documents)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents of a ``managed`` source; returns how many were there."""
+        return self._changes.delete(ids)
+
     def close(self) -> None:
         """Release index, models and catalog. Idempotent."""
         self._watch.close()
         self._server.close()
+        self._changes.close()
         self._catalog.close()
 
     def __enter__(self) -> Collection:
@@ -326,6 +357,10 @@ class Collection:
         with self._catalog.read() as connection:
             return space in spaces.equal_to(connection, served)
 
+    def _has_index(self) -> bool:
+        with self._catalog.read() as connection:
+            return routes.get(connection, self.name).live_index is not None
+
     def _refuse_other_models(self) -> str | None:
         """``ModelMismatch`` unless the application may serve what is live; see ``startup``."""
         with self._catalog.read() as connection:
@@ -336,10 +371,16 @@ class Collection:
             around = [
                 index
                 for index in indexes.of_collection(connection, self.name)
-                if index.name == route.candidate_index
-                or index.state in (IndexState.RETAINED, IndexState.ADOPTED)
+                if index.name == route.candidate_index or self._is_kept(index)
             ]
         return validate_route(self._expected, live, around)
+
+    def _is_kept(self, index: IndexRecord) -> bool:
+        """Whether ``rollback`` may go to it. Nobody drops an adopted one: its grace ends that."""
+        if index.state is not IndexState.ADOPTED:
+            return index.state is IndexState.RETAINED
+        grace = self._settings.general.retain_seconds
+        return index.retained_at is not None and time.time() - index.retained_at < grace
 
 
 def _result(pair: Pair, hits: list[Hit]) -> SearchResult:

@@ -27,6 +27,7 @@ from embedmigrate.models.references import ALLOW_UNPINNED
 from embedmigrate.registry import adapter
 from embedmigrate.sources.base import Source, SourceConfig
 from embedmigrate.stores.base import Store, StoreConfig
+from embedmigrate.throttling import Throttling
 from embedmigrate.validation import first_fault
 
 FILE_NAME = "embedmigrate.toml"
@@ -91,6 +92,8 @@ class _Collection(BaseModel):
     source: dict[str, Any]
     store: dict[str, Any]
     joiner: str = " "
+    changes: Literal["application"] | None = None
+    """That the application itself says what it changes (``Collection.changed``, ``.deleted``)."""
     recall_target: float = Field(default=0.9, gt=0, le=1)
     """Share of the exact top 10 that an ANN index must find before it may go live."""
     witness_at_open: bool = False
@@ -99,6 +102,9 @@ class _Collection(BaseModel):
     """Seconds between two checks of the witness in a running application; 0: never."""
     on_drift: Literal["refuse", "serve"] = "refuse"
     """What an application does when its model is not itself any more."""
+    cutover: Literal["auto", "manual"] = "auto"
+    """Whether ``upgrade`` switches what it made ready, or leaves that to ``cutover``."""
+    throttle: Throttling | None = None
     hooks: HooksConfig | None = None
 
 
@@ -116,6 +122,9 @@ class CollectionSettings:
     witness_at_open: bool = False
     witness_every: float = 0.0
     on_drift: Literal["refuse", "serve"] = "refuse"
+    changes: Literal["application"] | None = None
+    cutover: Literal["auto", "manual"] = "auto"
+    throttle: Throttling | None = None
     hooks: HooksConfig | None = None
 
     @property
@@ -223,11 +232,14 @@ def find_config(start: Path | None = None) -> Path:
     )
 
 
-def load_settings(path: Path | str | None = None, *, allow_unpinned: bool = False) -> Settings:
+def load_settings(
+    path: Path | str | None = None, *, allow_unpinned: bool = False, require_pins: bool = True
+) -> Settings:
     """Read and validate a configuration file (by default the one that ``find_config`` finds).
 
-    ``UnpinnedReference`` for a model that is named in a way that can change its meaning (I19);
-    ``allow_unpinned`` is for what pins it.
+    ``UnpinnedReference`` for a model that is named in a way that can change its meaning, and for
+    one that a collection uses and that was never pinned (I19). ``allow_unpinned`` is for what pins
+    models; without ``require_pins`` a model may lack its pin file, for what reports that itself.
     """
     path = Path(path) if path is not None else find_config()
     try:
@@ -249,7 +261,23 @@ def load_settings(path: Path | str | None = None, *, allow_unpinned: bool = Fals
             **{k: v for k, v in document.items() if k in _TABLES},
         }
     context = {ALLOW_UNPINNED: allow_unpinned}
-    return _Parser(path.resolve(), text, prefix, context).parse(document)
+    settings = _Parser(path.resolve(), text, prefix, context).parse(document)
+    if require_pins and not allow_unpinned:
+        _require_pins(settings)
+    return settings
+
+
+def _require_pins(settings: Settings) -> None:
+    """Looks for the files and at nothing in them: whoever uses a model reads its pin."""
+    for collection in settings.collections.values():
+        for name in (collection.model, *collection.also_accept):
+            if not any(settings.pins.glob(f"{name}.*.json")):
+                raise UnpinnedReference(
+                    f"model {name!r} of collection {collection.name!r} is not pinned",
+                    found=f"no pin file in {settings.pins}",
+                    expected=f"{name}.<fingerprint>.json",
+                    next_step=f"embedmigrate pin {name}",
+                )
 
 
 class _Parser:
@@ -305,6 +333,9 @@ class _Parser:
             witness_at_open=parsed.witness_at_open,
             witness_every=parsed.witness_every,
             on_drift=parsed.on_drift,
+            changes=parsed.changes,
+            cutover=parsed.cutover,
+            throttle=parsed.throttle,
             hooks=parsed.hooks,
         )
 

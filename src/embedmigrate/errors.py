@@ -209,6 +209,14 @@ class Stopped(EmbedMigrateError):
     exit_code = 7
 
 
+class AskedToStop(Stopped):
+    """A person asked, from another process, to pause or to cancel the work on one collection."""
+
+    def __init__(self, collection: str, message: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.collection = collection
+
+
 # -- 75: try again later ----------------------------------------------------------------------
 
 
@@ -220,6 +228,10 @@ class Temporary(EmbedMigrateError):
 
 class LockHeld(Temporary):
     """Another runner works on this collection."""
+
+
+class Behind(Temporary):
+    """A new index does not have every change that readers have seen already."""
 
 
 class SourceChanged(Temporary):

@@ -22,11 +22,14 @@ def reembed(
     recipe: Recipe,
     factory: str = "Flat",
     metric: Metric = "cosine",
+    allow_lag: bool = False,
 ) -> None:
     """Move ``collection`` from the model ``source`` to the model ``target``.
 
     ``source`` is ``name@fingerprint`` of what is live when the step runs, None for a first index.
     ``target`` states its ``fingerprint``. ``factory`` and ``metric`` are those of the index.
+    ``allow_lag`` accepts a source that does not tell of its changes: the index is then as the
+    source was when they were last compared.
     """
     _alembic_op.invoke(
         ReembedOp(
@@ -36,6 +39,7 @@ def reembed(
             recipe=recipe,
             factory=factory,
             metric=metric,
+            allow_lag=allow_lag,
         )
     )
 

@@ -15,6 +15,7 @@ from embedmigrate.errors import ConfigError
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "sources": {
+        "managed": "embedmigrate.sources.managed:ManagedSource",
         "jsonl": "embedmigrate.sources.jsonl:JsonlSource",
         "parquet": "embedmigrate.sources.parquet:ParquetSource",
         "sql": "embedmigrate.sources.sql:SqlSource",

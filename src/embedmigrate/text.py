@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 
@@ -12,6 +13,9 @@ def moved(result: dict[str, Any]) -> str:
         told += [entry["revision"], *entry["superseded"]]
         if entry["error"]:
             lines.append(f"{entry['collection']}: failed: {entry['error']}")
+            continue
+        if entry["held"]:
+            lines.append(f"{entry['collection']}: {printable(entry['held'])}")
             continue
         lines.append(
             f"{entry['collection']}: {_model(entry, entry['model'].rpartition('@')[0])} "
@@ -236,6 +240,11 @@ def planned(result: dict[str, Any]) -> str:
             f"{entry['collection']}: {entry['source'] or 'nothing'} -> "
             f"{_model(entry, entry['target'])}, "
             + (
+                f"with the query prompt {entry['query_prompt']!r}, "
+                if entry["source"] == entry["target"]
+                else ""
+            )
+            + (
                 "rebind: the vectors stay, a sample of them is proven"
                 if entry["rebind"]
                 else f"{entry['documents']} documents, "
@@ -267,6 +276,13 @@ def status(result: dict[str, Any]) -> str:
                 else f"{live['documents']} documents"
             )
         )
+        if live is not None and live["lag"] is not None:
+            waiting = live["lag"]["entries"]
+            lines.append(
+                f"  changes:  {waiting} waiting"
+                + (f", the oldest for {live['lag']['seconds']:.0f} s" if waiting else "")
+                + (f"; {CHANGES[live['changes']]}" if live["changes"] else "")
+            )
         if shadow is not None:
             lines.append(
                 f"  shadow:   {_model(shadow)} in {_in(shadow)}, {shadow['state']}, "
@@ -286,6 +302,40 @@ def status(result: dict[str, Any]) -> str:
         ]
         if entry["runner"]:
             lines.append(f"  runner:   {printable(entry['runner'])}")
+        if entry["waiting"]:
+            lines.append(f"  waiting:  {printable(entry['waiting'])}")
+        if (asked := entry["request"]) is not None:
+            lines.append(f"  asked:    {asked['wanted']}, by {_asker(asked)}")
+    return "\n".join(lines)
+
+
+def _asker(asked: dict[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(asked["at"]))
+    return printable(f"{asked['by']}, {when}: {asked['reason'] or 'no reason given'}")
+
+
+def controlled(result: dict[str, Any]) -> str:
+    """What is asked of a collection now, and what became of its run."""
+    lines = []
+    for entry in result["collections"]:
+        asked, state = entry["request"], entry["state"]
+        if asked is not None and asked["wanted"] == "pause":
+            waits = entry["runner"] is not None and state != "paused"
+            said = f"pause asked of {entry['runner']}" if waits else "paused"
+            said += f" by {_asker(asked)}; to carry on: embedmigrate resume {entry['collection']}"
+        elif asked is not None:
+            said = f"cancel asked of {entry['runner'] or 'the next upgrade'} by {_asker(asked)}"
+        elif state == "cancelled":
+            said = f"revision {entry['revision']} is cancelled ({entry['reason'] or 'no reason'})"
+            if not entry["dropped"]:
+                said += "; its shadow, if any, goes with: embedmigrate contract --abandoned"
+        elif state is not None:
+            said = f"revision {entry['revision']} is {state}; embedmigrate upgrade carries it on"
+        else:
+            said = "nothing is being built, and nothing is asked"
+        if entry["dropped"]:
+            said += f"; dropped {', '.join(entry['dropped'])}"
+        lines.append(f"{entry['collection']}: {printable(said)}")
     return "\n".join(lines)
 
 
@@ -293,6 +343,43 @@ def _in(entry: dict[str, Any]) -> str:
     """The index of an entry, and whose vectors it asks if they are not its own."""
     index, container = entry["index"], entry["container"]
     return str(index) if container == index else f"{index} (vectors of {container})"
+
+
+def synced(result: dict[str, Any]) -> str:
+    """A line a collection: what was done, and how its changes are learned of."""
+    lines = []
+    for it in result["collections"]:
+        if "error" in it:
+            lines.append(f"{it['collection']}: {it['error']}")
+            continue
+        lines.append(
+            f"{it['collection']}: {it['written']} written ({it['embedded']} embedded), "
+            f"{it['metadata']} metadata, {it['deleted']} deleted in {it['index']}, "
+            f"{it['lag']['entries']} waiting; {CHANGES[it['changes']]}"
+        )
+    return "\n".join(lines)
+
+
+CHANGES = {
+    "capture": "changes are recorded by the source",
+    "application": "changes are told by the application",
+    "updated_at": "updated_at is a hint, and source and index are compared",
+    "comparison": "source and index are compared",
+}
+"""How changes are learned of, in words."""
+
+
+def captured(result: dict[str, Any]) -> str:
+    """Whether changes are recorded now, and what the triggers cannot see."""
+    state = "are recorded" if result["recording"] else "are not recorded"
+    lines = [
+        f"{result['collection']}: changes {state}" + ("" if result["changed"] else ", as before")
+    ]
+    lines += [
+        f"  not seen: rows that REPLACE removes for {name}, a unique index over expressions"
+        for name in result["unseen"]
+    ]
+    return "\n".join(lines)
 
 
 def hits(result: dict[str, Any]) -> str:
@@ -312,10 +399,11 @@ def verified(result: dict[str, Any]) -> str:
 
 def checked(result: dict[str, Any]) -> str:
     """A line a collection, and one for each applied script that is not what it was."""
-    lines = [
-        f"{entry['collection']}: {'; '.join(entry['differences']) or 'agrees'}"
-        for entry in result["collections"]
-    ]
+    lines = []
+    for entry in result["collections"]:
+        lines.append(f"{entry['collection']}: {'; '.join(entry['differences']) or 'agrees'}")
+        if entry["next_step"]:
+            lines.append(f"  next:     {entry['next_step']}")
     return "\n".join(lines + [f"scripts: {difference}" for difference in result["scripts"]])
 
 

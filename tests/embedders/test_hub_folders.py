@@ -233,6 +233,26 @@ def test_a_revision_that_the_cache_does_not_know_is_not_guessed(cache: Path, rev
         find_snapshot(REPO, revision)
 
 
+@pytest.mark.parametrize(
+    ("revision", "what"),
+    [("0a1b*", "a wildcard"), (">=1,<2", "a range of versions"), ("", "an empty revision")],
+)
+def test_nothing_is_fetched_by_a_name_that_nothing_can_have(
+    cache: Path, revision: str, what: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_snapshot(REPO, revision or " ")
+    assert (
+        caught.value.next_step == f"write a commit, a tag or a branch of {REPO} there, not {what}"
+    )
+
+
+def test_a_hash_in_capital_letters_is_called_what_it_is() -> None:
+    declaration = {"provider": "onnx", "repo": REPO, "revision": OLD.upper()}
+    with pytest.raises(ValidationError, match="in capital letters"):
+        FilesConfig.model_validate(declaration)
+
+
 def test_a_branch_whose_reference_holds_no_commit_is_not_followed(cache: Path) -> None:
     (cache / "models--acme--tiny" / "refs" / "main").write_text("../../elsewhere")
     (cache / "elsewhere").mkdir()
@@ -342,7 +362,7 @@ def test_pin_resolves_it_and_says_which_line_to_write(project: Workspace, form: 
     assert answer.out.splitlines()[-1] == f"now put into [models.words]: {line}"
 
     project.edit_config('repo = "acme/words"\n' + unpinned, f'repo = "acme/words"\n{line}')
-    assert command.pin(project.settings, "words")["configure"] is None
+    assert command.pin(project.to_pin, "words")["configure"] is None
     assert run(project.root, "status").code == 0
 
 
@@ -373,7 +393,7 @@ def test_the_same_files_in_another_commit_are_the_same_model(project: Workspace)
 
     assert command.check(project.settings)["agrees"]
 
-    result = command.pin(project.settings, "words")
+    result = command.pin(project.to_pin, "words")
     assert result["model"]["revision"] == ALIKE
     assert result["package"]["source"] == f"acme/words@{ALIKE}"
     assert len(list(project.settings.pins.glob("words.*.json"))) == 1

@@ -16,7 +16,14 @@ from embedmigrate.engine.job import Job
 from embedmigrate.engine.lock import held
 from embedmigrate.models import EmbeddingModel, IndexSpec, Recipe
 from embedmigrate.models.canaries import CANARIES
-from embedmigrate.sources.base import Document, DocumentState, KeyRange, SourceConfig
+from embedmigrate.sources.base import (
+    Capture,
+    ChangedSince,
+    Document,
+    DocumentState,
+    KeyRange,
+    SourceConfig,
+)
 from embedmigrate.stores.faiss.store import FaissConfig, FaissStore
 
 RECIPE = Recipe(text=("text",))
@@ -28,6 +35,8 @@ class ListSource:
 
     Config: ClassVar[type[SourceConfig]] = SourceConfig
     bytewise = True
+    capture: Capture | None = None
+    changed_since: ChangedSince | None = None
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = texts

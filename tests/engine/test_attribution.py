@@ -386,6 +386,18 @@ def test_a_sample_without_anything_is_no_error(wordllama: Remembering) -> None:
     assert gone.ids("orphan") == ["a", "b"] and gone.embeddings == 0
 
 
+def test_a_sample_that_is_everything_leaves_nothing_to_guess(
+    wordllama: Remembering, records: Records
+) -> None:
+    some = dict(list(records.items())[:20])
+    candidates = candidates_of("w", wordllama, [TITLE_TEXT])
+    vectors = np.ones((20, DIMENSIONS), np.float32)
+    everything = attributed(vectors, some, candidates, population=20).kinds["foreign"]
+    some_of_it = attributed(vectors, some, candidates, population=21).kinds["foreign"]
+    assert (everything.low, everything.share, everything.high) == (1.0, 1.0, 1.0)
+    assert some_of_it.low < some_of_it.share
+
+
 def test_what_two_spaces_explain_alike_is_said_to_be_ambiguous(
     root: Path, wordllama: Remembering, records: Records
 ) -> None:

@@ -34,7 +34,7 @@ def test_it_says_exactly_what_a_comparison_of_both_sides_says(
     bench = Bench(tmp_path_factory.mktemp("diff"), kind(before))
     try:
         with bench.locked() as lease:
-            run = prepare(bench.job, lease, Transition("r1", bench.spec, None))
+            run = prepare(bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True))
         bench.source.texts = after
         found = {
             (difference.document_id, difference.kind)
@@ -53,7 +53,7 @@ def test_it_says_exactly_what_a_comparison_of_both_sides_says(
 
 def test_metadata_alone_is_a_difference_of_its_own(bench: Bench) -> None:
     with bench.locked() as lease:
-        run = prepare(bench.job, lease, Transition("r1", bench.spec, None))
+        run = prepare(bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True))
     bench.source.metadata["d07"] = {"topic": "new"}
 
     (difference,) = differences(bench, run.index_name)
@@ -64,7 +64,7 @@ def test_metadata_alone_is_a_difference_of_its_own(bench: Bench) -> None:
 def test_staging_leaves_no_file_behind(tmp_path: Path) -> None:
     bench = Bench(tmp_path, UnsortedSource({"b": "1", "a": "2"}))
     with bench.locked() as lease:
-        run = prepare(bench.job, lease, Transition("r1", bench.spec, None))
+        run = prepare(bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True))
     assert differences(bench, run.index_name) == []
     assert list(bench.job.work_dir.iterdir()) == []
     bench.close()

@@ -15,7 +15,9 @@ from tests.engine.parts import Bench
 @pytest.fixture
 def index(bench: Bench) -> str:
     with bench.locked() as lease:
-        return prepare(bench.job, lease, Transition("r1", bench.spec, None)).index_name
+        return prepare(
+            bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True)
+        ).index_name
 
 
 def follow_changes(bench: Bench, index: str, *ids: str) -> Followed:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedmigrate.catalog import events, indexes, runs
+from embedmigrate.catalog import events, indexes, requests, runs
 from embedmigrate.catalog.records import RunRecord, RunState
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.embedders.measuring import measured, record_of
 from embedmigrate.engine import guard as guard_module
+from embedmigrate.engine.control import comply
 from embedmigrate.engine.job import StopSignal
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.errors import Drifted, Stopped, VerificationFailed
@@ -40,9 +41,10 @@ def pinned(tmp_path: Path) -> Bench:
     return bench
 
 
-def run_it(bench: Bench) -> RunRecord:
+def run_it(bench: Bench, again: str | None = None) -> RunRecord:
     with bench.locked() as lease:
-        return prepare(bench.job, lease, Transition("r1", bench.spec, None))
+        first = Transition("r1", bench.spec, None, allow_lag=True)
+        return prepare(bench.job, lease, first, again=again)
 
 
 class Swap:
@@ -172,8 +174,9 @@ def test_a_run_that_is_stopped_in_a_window_of_another_model_leaves_nothing_of_it
 
 
 @pytest.mark.parametrize("files", [True, False], ids=["pinned by files", "behind a server"])
+@pytest.mark.parametrize("cancelled", [False, True], ids=["resumed", "cancelled and begun again"])
 def test_a_window_that_a_kill_left_open_counts_only_where_files_prove_who_made_it(
-    pinned: Bench, monkeypatch: pytest.MonkeyPatch, files: bool
+    pinned: Bench, monkeypatch: pytest.MonkeyPatch, files: bool, cancelled: bool
 ) -> None:
     if not files:
         served = EmbeddingModel(
@@ -195,11 +198,18 @@ def test_a_window_that_a_kill_left_open_counts_only_where_files_prove_who_made_i
         patched.setattr(guard_module.Guard, "check", killed)
         run_it(pinned)
     pinned.job.close()
+    if cancelled:
+        with pinned.catalog.write() as connection:
+            requests.file(connection, "things", requests.Wanted.CANCEL, None, None)
+        with pinned.locked() as lease:
+            comply(pinned.catalog, lease)
 
-    run = run_it(pinned)
+    run = run_it(pinned, again="go on" if cancelled else None)
 
-    again = 0 if files else BATCH * WINDOW
-    assert run.embedded == DOCUMENTS + again and run.done == DOCUMENTS
+    spent = BATCH * WINDOW
+    again = 0 if files else spent
+    assert run.embedded == DOCUMENTS + again - (spent if cancelled else 0)
+    assert run.done == DOCUMENTS
     assert (discarded(pinned) is None) is files
 
 

@@ -37,7 +37,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(bench: Bench) -> None:
     url = bench.catalog.engine.url.render_as_string()
     subprocess.run([sys.executable, "-c", program, url], check=False)
     with bench.catalog.read() as connection:
-        owner = connection.execute(sa.select(schema.lock.c.owner)).scalar_one()
+        owner = connection.execute(sa.select(schema.lease.c.owner)).scalar_one()
     assert json.loads(owner)["pid"]
 
     assert locks.acquire(bench.catalog, "things", 30).epoch == 2

@@ -16,7 +16,7 @@ from tests.engine.parts import Bench
 
 
 def transition(bench: Bench) -> Transition:
-    return Transition(revision="r1", spec=bench.spec, leaves=None)
+    return Transition(revision="r1", spec=bench.spec, leaves=None, allow_lag=True)
 
 
 def test_every_document_is_embedded_once_and_accounted_for(bench: Bench) -> None:

@@ -31,7 +31,7 @@ def checkpoint_order() -> None:
 
 def comparison() -> None:
     """Neither catching up nor verification compares the index with its source."""
-    from embedmigrate.engine import prepare, settle
+    from embedmigrate.engine import follow, prepare
     from embedmigrate.engine.diff import Comparison
     from embedmigrate.engine.follow import Noted
 
@@ -41,6 +41,5 @@ def comparison() -> None:
     def nothing_found(*_: Any) -> list[Any]:
         return []
 
-    setattr(prepare, "note_differences", nothing_noted)  # noqa: B010
-    setattr(settle, "note_differences", nothing_noted)  # noqa: B010
+    setattr(follow, "note_differences", nothing_noted)  # noqa: B010
     setattr(prepare._Preparation, "_verify", nothing_found)  # noqa: B010

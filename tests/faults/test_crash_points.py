@@ -25,7 +25,7 @@ FAISS = "embedmigrate.stores.faiss"
         kill_at(f"{FAISS}.vectors:VectorFile.write", "after", 3),
         kill_at(f"{FAISS}.writer:FaissWriter.write", "after", 3),
         kill_at(f"{CATALOG}.runs:finish_batch", "after", 3),
-        kill_at(f"{ENGINE}.prepare:note_differences", "after"),
+        kill_at(f"{ENGINE}.follow:note_differences", "after"),
         kill_at(f"{CATALOG}.routes:offer_candidate", "after"),
         kill_at(f"{ENGINE}.prepare:_Preparation._finish", "after"),
         kill_at(f"{CATALOG}.routes:cut_over", "after"),
@@ -108,7 +108,7 @@ def two_pending(project: Faulty) -> Faulty:
     """The same with a third model after `fake-b`, so that `fake-b` is superseded."""
     with (project.root / "embedmigrate.toml").open("a", encoding="utf-8") as file:
         file.write('\n[models.fake-c]\nprovider = "hashing-not-a-model"\ndimensions = 16\n')
-    command.pin(project.settings, "fake-c")
+    command.pin(project.to_pin, "fake-c")
     project.revision("fake-c", "the last one counts")
     return project
 

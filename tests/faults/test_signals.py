@@ -45,7 +45,7 @@ def test_a_signal_stops_between_two_calls_and_the_same_command_resumes(
     "at",
     [
         "embedmigrate.catalog.runs:plan_batches",
-        "embedmigrate.engine.prepare:note_differences",
+        "embedmigrate.engine.follow:note_differences",
         "embedmigrate.engine.prepare:verify",
         "embedmigrate.command.forward:_walk",
         "embedmigrate.command.project:Project.settle",

@@ -71,7 +71,7 @@ def stop_at(at: str, when: str = "before", call: int = 1) -> Fault:
         stop_at("embedmigrate.stores.faiss.store:FaissStore.writer"),
         stop_at("embedmigrate.catalog.runs:plan_batches"),
         stop_at("embedmigrate.stores.faiss.writer:FaissWriter.write", call=2),
-        stop_at("embedmigrate.engine.prepare:note_differences"),
+        stop_at("embedmigrate.engine.follow:note_differences"),
         stop_at("embedmigrate.stores.faiss.writer:FaissWriter.build"),
         stop_at("embedmigrate.command.forward:_walk"),
         stop_at("embedmigrate.stores.faiss.writer:FaissWriter.set_generation"),
@@ -112,7 +112,7 @@ def everything_written(project: Faulty) -> dict[str, list[str]]:
 def test_after_a_kill_the_next_runner_does_not_wait_for_the_lease(project: Faulty) -> None:
     project.kill("upgrade", at=kill_at("embedmigrate.engine.backfill:embed_documents", call=2))
     with closing(sqlite3.connect(project.root / "catalog.db")) as catalog:
-        row = catalog.execute("SELECT owner, heartbeat_at, lease_seconds FROM embedmigrate_lock")
+        row = catalog.execute("SELECT owner, heartbeat_at, lease_seconds FROM embedmigrate_lease")
         owner, heartbeat_at, lease_seconds = row.fetchone()
     assert owner is not None and time.time() - heartbeat_at < lease_seconds
 

@@ -85,6 +85,8 @@ class Catalog:
                             f"ALTER TABLE {preparer.format_table(table)} "
                             f"ADD COLUMN {preparer.format_column(column)} {kind}"
                         )
+            if inspector.has_table(_LOCKS_OF_OLD):
+                _take_over_epochs(connection)
             connection.execute(schema.catalog.update().values(schema_version=schema.SCHEMA_VERSION))
 
     def _missing(self) -> UnknownCatalog:
@@ -148,6 +150,22 @@ class Catalog:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+_LOCKS_OF_OLD = "embedmigrate_lock"
+"""Where schemas 1 and 2 kept one lock a collection."""
+
+
+def _take_over_epochs(connection: Connection) -> None:
+    """An epoch only grows, whatever table it stands in; an owner is asked to come again."""
+    names = ("collection", "epoch", "heartbeat_at", "lease_seconds")
+    old = sa.table(_LOCKS_OF_OLD, *map(sa.column, names))
+    connection.execute(
+        schema.lease.insert().from_select(
+            ["role", *names], sa.select(sa.literal("runner"), *(old.c[name] for name in names))
+        )
+    )
+    connection.exec_driver_sql(f"DROP TABLE {_LOCKS_OF_OLD}")
 
 
 def catalog_exists(url: str) -> bool:

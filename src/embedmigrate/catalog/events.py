@@ -20,12 +20,16 @@ def record(
     data: Mapping[str, Any] | None = None,
     *,
     run_id: int | None = None,
+    by: str | None = None,
 ) -> None:
-    """Add an event in the caller's transaction; it is logged when that is committed."""
+    """Add an event in the caller's transaction; it is logged when that is committed.
+
+    ``by`` is whose doing it is, if not this process's user's.
+    """
     connection.execute(
         schema.event.insert().values(
             at=time.time(),
-            actor=actor(),
+            actor=by or actor(),
             collection=collection,
             run_id=run_id,
             kind=kind,

@@ -185,6 +185,24 @@ def move(
         )
 
 
+def track(connection: Connection, name: str, token: str | None) -> None:
+    """Every difference to the source is in the journal behind the index's position, and every later
+    change will be, by the recording ``token``; None: only as of now."""
+    connection.execute(schema.index.update().where(_index.name == name).values(tracked_by=token))
+
+
+def note_deleted(connection: Connection, name: str, through: int) -> None:
+    """Record that the deletes of the journal through ``through`` were applied to an index."""
+    connection.execute(
+        schema.index.update().where(_index.name == name).values(deleted_through=through)
+    )
+
+
+def note_left(connection: Connection, name: str, when: float | None) -> None:
+    """When an adopted index stopped being live; None for one that is live again."""
+    connection.execute(schema.index.update().where(_index.name == name).values(retained_at=when))
+
+
 def retain_ready(connection: Connection, collection: str) -> None:
     """Retain what was made ready and not chosen, so that it can be used again, or dropped."""
     connection.execute(

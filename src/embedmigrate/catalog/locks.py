@@ -2,6 +2,11 @@
 
 Every write of a runner renews its lease in the same transaction and fails when the epoch has moved
 on. A runner that was stopped beyond its lease and wakes up can therefore change nothing.
+
+A collection has two locks, so that what is served is kept up to date while a migration runs for
+hours: the **runner**'s, for building an index and for moving the route, and the **follower**'s, for
+writing to what is live. They count their epochs together: of two that ever write to one index, the
+later one has the greater epoch.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,19 +27,35 @@ from embedmigrate.catalog import schema
 from embedmigrate.catalog.database import Catalog
 from embedmigrate.errors import FencedOut, LockHeld
 
-_lock = schema.lock.c
+_lock = schema.lease.c
+
+
+class Role(StrEnum):
+    """What a lock is held for."""
+
+    RUNNER = "runner"
+    FOLLOWER = "follower"
+
+
+_HOLDS = {
+    Role.RUNNER: "another runner works on",
+    Role.FOLLOWER: "another process writes to what is live of",
+}
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Proof of holding a collection's lock."""
+    """Proof of holding one of a collection's locks."""
 
     collection: str
     epoch: int
     owner: str
+    role: Role = Role.RUNNER
 
 
-def acquire(catalog: Catalog, collection: str, lease_seconds: float) -> Lease:
+def acquire(
+    catalog: Catalog, collection: str, lease_seconds: float, role: Role = Role.RUNNER
+) -> Lease:
     """Take the lock, or raise ``LockHeld`` naming who has it.
 
     A lock is free when its owner gave it back, when its lease ran out, or when its owner was a
@@ -41,48 +63,48 @@ def acquire(catalog: Catalog, collection: str, lease_seconds: float) -> Lease:
     """
     owner = _describe_this_process()
     with catalog.write() as connection:
-        row = connection.execute(
-            sa.select(schema.lock).where(_lock.collection == collection)
-        ).first()
-        now = time.time()
+        rows = connection.execute(sa.select(schema.lease).where(_lock.collection == collection))
+        locks = {row.role: row for row in rows}
+        now, epoch = time.time(), max((row.epoch for row in locks.values()), default=0) + 1
+        values = {
+            "epoch": epoch,
+            "owner": owner,
+            "heartbeat_at": now,
+            "lease_seconds": lease_seconds,
+        }
+        row = locks.get(role)
         if row is None:
-            connection.execute(
-                schema.lock.insert().values(
-                    collection=collection,
-                    epoch=1,
-                    owner=owner,
-                    heartbeat_at=now,
-                    lease_seconds=lease_seconds,
-                )
-            )
-            return Lease(collection, 1, owner)
+            key = {"collection": collection, "role": role}
+            connection.execute(schema.lease.insert().values(**key, **values))
+            return Lease(collection, epoch, owner, role)
         age = now - row.heartbeat_at
         if row.owner is not None and age < row.lease_seconds and _may_live(row.owner):
             raise LockHeld(
-                f"another runner works on {collection!r}",
+                f"{_HOLDS[role]} {collection!r}",
                 found=f"{_for_people(row.owner)}, last heard of {age:.0f} s ago",
                 expected="no other runner",
                 next_step="wait for it, or look at `embedmigrate status`",
             )
         taken = connection.execute(
-            schema.lock.update()
-            .where(_lock.collection == collection, _lock.epoch == row.epoch)
-            .values(epoch=row.epoch + 1, owner=owner, heartbeat_at=now, lease_seconds=lease_seconds)
+            schema.lease.update()
+            .where(_lock.collection == collection, _lock.role == role, _lock.epoch == row.epoch)
+            .values(**values)
         )
         if taken.rowcount != 1:
             raise LockHeld(
                 f"another runner took {collection!r} at this moment",
                 next_step="run the same command again",
             )
-        return Lease(collection, row.epoch + 1, owner)
+        return Lease(collection, epoch, owner, role)
 
 
 def renew(connection: Connection, lease: Lease) -> None:
     """Renew the lease in the caller's transaction; ``FencedOut`` when it was lost."""
     held = connection.execute(
-        schema.lock.update()
+        schema.lease.update()
         .where(
             _lock.collection == lease.collection,
+            _lock.role == lease.role,
             _lock.epoch == lease.epoch,
             _lock.owner == lease.owner,
         )
@@ -106,16 +128,21 @@ def release(catalog: Catalog, lease: Lease) -> bool:
     """Give the lock back; False, and nothing is changed, when it was lost."""
     with catalog.write() as connection:
         released = connection.execute(
-            schema.lock.update()
-            .where(_lock.collection == lease.collection, _lock.epoch == lease.epoch)
+            schema.lease.update()
+            .where(
+                _lock.collection == lease.collection,
+                _lock.role == lease.role,
+                _lock.epoch == lease.epoch,
+            )
             .values(owner=None)
         )
         return released.rowcount == 1
 
 
-def holder(connection: Connection, collection: str) -> str | None:
-    """Who holds the lock now, for people; None when it is free."""
-    row = connection.execute(sa.select(schema.lock).where(_lock.collection == collection)).first()
+def holder(connection: Connection, collection: str, role: Role = Role.RUNNER) -> str | None:
+    """Who holds a lock now, for people; None when it is free."""
+    chosen = sa.select(schema.lease).where(_lock.collection == collection, _lock.role == role)
+    row = connection.execute(chosen).first()
     if row is None or row.owner is None or not _may_live(row.owner):
         return None
     if time.time() - row.heartbeat_at >= row.lease_seconds:

@@ -67,6 +67,11 @@ class IndexRecord:
     was rebound from."""
     adopted: dict[str, Any] | None = None
     """How the vectors of a container that somebody else made were proven; None for our own."""
+    tracked_by: str | None = None
+    """The recording of changes for which ``position`` is complete; None: only a comparison with the
+    source tells what the index lacks."""
+    deleted_through: int | None = None
+    """Position through which deletes were applied, where that is beyond ``position``."""
 
     @cached_property
     def spec(self) -> IndexSpec:
@@ -90,6 +95,8 @@ class IndexRecord:
             retained_at=row.retained_at,
             container=row.container or row.name,
             adopted=row.adopted,
+            tracked_by=row.tracked_by,
+            deleted_through=row.deleted_through,
         )
 
 
@@ -124,6 +131,8 @@ class RunRecord:
     ready_at: float | None
     actor: str
     reason: str | None
+    waiting: str | None = None
+    """Why its runner waits just now."""
 
     @property
     def pending(self) -> int:

@@ -14,10 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import events, indexes, schema
+from embedmigrate.catalog import events, indexes, requests, schema
 from embedmigrate.catalog.locks import Lease, renew
 from embedmigrate.catalog.records import AppliedRecord, IndexState, Route, RunState
-from embedmigrate.errors import Refused
+from embedmigrate.errors import Behind, Refused
 from embedmigrate.models import IndexSpec
 
 _route, _applied = schema.route.c, schema.applied.c
@@ -64,9 +64,14 @@ def cut_over(
     index_name: str,
     run_id: int,
 ) -> int:
-    """Make a ready index live and retain the one that was; returns the new generation."""
+    """Make a ready index live and retain the one that was; returns the new generation.
+
+    ``AskedToStop`` when a person asked before this transaction began.
+    """
     renew(connection, lease)
+    requests.obey(connection, lease.collection)
     before = get(connection, lease.collection)
+    _refuse_behind(connection, before, index_name)
     indexes.move(connection, index_name, (IndexState.READY,), IndexState.LIVE)
     if before.live_index is not None:
         _retain(connection, before.live_index)
@@ -168,8 +173,12 @@ def note_superseded(
     down_revision: str | None,
     superseded_by: str,
 ) -> None:
-    """Record that a revision's version row was written without a cut-over of its own."""
+    """Record that a revision's version row was written without a cut-over of its own.
+
+    ``AskedToStop`` when a person asked before this transaction began.
+    """
     renew(connection, lease)
+    requests.obey(connection, lease.collection)
     _add_applied(
         connection,
         AppliedRecord(
@@ -228,14 +237,32 @@ def undo(
     )
 
 
+def _refuse_behind(connection: Connection, before: Route, index_name: str) -> None:
+    """I1: what readers have seen of the source they go on seeing."""
+    if before.live_index is None:
+        return
+    live, target = (indexes.get(connection, name) for name in (before.live_index, index_name))
+    if target.position < live.position:
+        raise Behind(
+            f"{index_name} does not have every change that {live.name} has",
+            found=f"position {target.position} in the journal",
+            expected=f"at least {live.position}",
+            next_step="run the same command again",
+        )
+
+
 def _retain(connection: Connection, name: str) -> None:
     """What was live is kept. Somebody else's container is ``adopted``, live or not (I20)."""
-    if indexes.get(connection, name).state is not IndexState.ADOPTED:
+    if indexes.get(connection, name).state is IndexState.ADOPTED:
+        indexes.note_left(connection, name, time.time())
+    else:
         indexes.move(connection, name, (IndexState.LIVE,), IndexState.RETAINED)
 
 
 def _revive(connection: Connection, name: str) -> None:
-    if indexes.get(connection, name).state is not IndexState.ADOPTED:
+    if indexes.get(connection, name).state is IndexState.ADOPTED:
+        indexes.note_left(connection, name, None)
+    else:
         indexes.move(connection, name, (IndexState.RETAINED, IndexState.READY), IndexState.LIVE)
 
 

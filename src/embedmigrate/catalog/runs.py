@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from embedmigrate.catalog import events, schema
 from embedmigrate.catalog.database import Catalog, actor
 from embedmigrate.catalog.locks import Lease, renew
-from embedmigrate.catalog.records import BatchRecord, RunRecord, RunState
+from embedmigrate.catalog.records import STICKY, BatchRecord, IndexState, RunRecord, RunState
 from embedmigrate.errors import FencedOut
 
 _run, _batch = schema.run.c, schema.batch.c
@@ -39,10 +39,41 @@ def latest(
     return None if row is None else RunRecord.of(row)
 
 
+def of_collection(connection: Connection, collection: str) -> list[RunRecord]:
+    """The runs of a collection, oldest first."""
+    query = sa.select(schema.run).where(_run.collection == collection).order_by(_run.id)
+    return [RunRecord.of(row) for row in connection.execute(query)]
+
+
 def of_index(connection: Connection, index: str) -> list[RunRecord]:
     """The runs that built one index, oldest first."""
     query = sa.select(schema.run).where(_run.index_name == index).order_by(_run.id)
     return [RunRecord.of(row) for row in connection.execute(query)]
+
+
+def under_way(connection: Connection, collection: str) -> RunRecord | None:
+    """The newest run of a collection, if it is not cut over, and no person took it back."""
+    run = latest(connection, collection)
+    return run if run is not None and is_open(connection, run) else None
+
+
+def is_open(connection: Connection, run: RunRecord) -> bool:
+    """Whether there is still something to do for a run, or to cancel."""
+    state = connection.execute(
+        sa.select(schema.index.c.state).where(schema.index.c.name == run.index_name)
+    ).scalar_one()
+    over = (IndexState.LIVE, IndexState.ADOPTED, IndexState.DROPPED)
+    return run.state not in STICKY and state not in over
+
+
+def note_waiting(connection: Connection, lease: Lease, reason: str | None) -> None:
+    """Record why the runner that holds ``lease`` waits; None when it goes on."""
+    renew(connection, lease)
+    connection.execute(
+        schema.run.update()
+        .where(_run.collection == lease.collection, _run.epoch == lease.epoch)
+        .values(waiting=reason)
+    )
 
 
 def holds_wrong_vectors(connection: Connection, index: str) -> bool:
@@ -97,7 +128,9 @@ def take_over(connection: Connection, lease: Lease, run: RunRecord) -> RunRecord
     """Carry on a run under this lease's epoch; clears what stopped it before."""
     renew(connection, lease)
     connection.execute(
-        schema.run.update().where(_run.id == run.id).values(epoch=lease.epoch, reason=None)
+        schema.run.update()
+        .where(_run.id == run.id)
+        .values(epoch=lease.epoch, reason=None, waiting=None)
     )
     return get(connection, run.id)
 

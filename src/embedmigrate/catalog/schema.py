@@ -20,7 +20,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -70,6 +70,8 @@ index = Table(
     Column("dropped_at", Float),
     Column("container", String(63)),  # what holds the vectors; NULL: a container of this name
     Column("adopted", JSON),  # how somebody else's container was proven; NULL: built by us
+    Column("tracked_by", String(64)),  # recording of changes that `position` is complete for
+    Column("deleted_through", _BIG),  # journal seq through which deletes alone were applied
     Index("embedmigrate_index_collection", "collection", "spec_digest"),
 )
 
@@ -102,6 +104,7 @@ run = Table(
     Column("ready_at", Float),
     Column("actor", String(128), nullable=False),
     Column("reason", Text),
+    Column("waiting", Text),  # why its runner waits just now
     Index("embedmigrate_run_revision", "collection", "revision"),
 )
 
@@ -127,6 +130,17 @@ journal = Table(
     Column("seq", _BIG, primary_key=True),
     Column("document_id", Text, nullable=False),
     Column("change", String(16), nullable=False),
+    Column("at", Float),  # when it was entered
+)
+
+intake = Table(  # how far the changes that a source records itself have entered the journal
+    "embedmigrate_intake",
+    metadata,
+    Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
+    Column("token", String(64)),  # which recording `cursor` counts in; NULL: there is none
+    Column("cursor", _BIG, nullable=False),
+    Column("watermark", JSON),  # greatest `updated_at` that was looked at
+    Column("compared_at", Float),  # when source and live index were last compared as a whole
 )
 
 applied = Table(
@@ -189,12 +203,24 @@ event = Table(
     Column("data", JSON, nullable=False),
 )
 
-lock = Table(
-    "embedmigrate_lock",
+lease = Table(
+    "embedmigrate_lease",
     metadata,
     Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
-    Column("epoch", _BIG, nullable=False),
+    Column("role", String(16), primary_key=True),
+    Column("epoch", _BIG, nullable=False),  # never the same for two roles of a collection
     Column("owner", Text),  # None: free
     Column("heartbeat_at", Float, nullable=False),
     Column("lease_seconds", Float, nullable=False),
+)
+
+request = Table(  # what a person asks of whoever works on a collection
+    "embedmigrate_request",
+    metadata,
+    Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
+    Column("wanted", String(16), nullable=False),
+    Column("reason", Text),
+    Column("actor", String(128), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("run_id", _BIG, ForeignKey(run.c.id)),
 )

@@ -16,11 +16,13 @@ import click
 from embedmigrate.cli import (  # noqa: F401  registers the commands
     adopting,
     auditing,
+    controlling,
     looking,
     models,
     moving,
     scripts,
     setup,
+    syncing,
 )
 from embedmigrate.cli.root import cli
 from embedmigrate.errors import EmbedMigrateError

@@ -71,10 +71,14 @@ def at_end(context: click.Context, ending: Callable[[int], None]) -> None:
     context.obj.setdefault("endings", []).append(ending)
 
 
-def settings_of(context: click.Context, *, allow_unpinned: bool = False) -> Settings:
+def settings_of(
+    context: click.Context, *, allow_unpinned: bool = False, require_pins: bool = True
+) -> Settings:
     from embedmigrate.config import load_settings
 
-    settings = load_settings(context.obj["config"], allow_unpinned=allow_unpinned)
+    settings = load_settings(
+        context.obj["config"], allow_unpinned=allow_unpinned, require_pins=require_pins
+    )
     context.obj["settings"] = settings
     return settings
 

@@ -9,9 +9,12 @@ from embedmigrate.command.adopting import adopt
 from embedmigrate.command.attributing import attribute
 from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
+from embedmigrate.command.capturing import capture_install, capture_remove, capture_sql
 from embedmigrate.command.checking import check
+from embedmigrate.command.contracting import contract
+from embedmigrate.command.controlling import cancel, pause, resume
 from embedmigrate.command.doctor import doctor
-from embedmigrate.command.forward import contract, cutover, upgrade
+from embedmigrate.command.forward import cutover, upgrade
 from embedmigrate.command.pinning import drift, pin
 from embedmigrate.command.policy import check_policy
 from embedmigrate.command.probing import check_serving
@@ -31,6 +34,7 @@ from embedmigrate.command.scripts import (
     upgrade_sql,
 )
 from embedmigrate.command.setup import init, list_templates
+from embedmigrate.command.syncing import follow, sync
 from embedmigrate.command.vendoring import restore
 
 __all__ = [
@@ -38,6 +42,10 @@ __all__ = [
     "attribute",
     "audit",
     "branches",
+    "cancel",
+    "capture_install",
+    "capture_remove",
+    "capture_sql",
     "check",
     "check_policy",
     "check_serving",
@@ -50,20 +58,24 @@ __all__ = [
     "drift",
     "edit",
     "ensure_version",
+    "follow",
     "heads",
     "history",
     "init",
     "list_templates",
     "merge",
+    "pause",
     "pin",
     "plan",
     "restore",
+    "resume",
     "revision",
     "rollback",
     "search",
     "show",
     "stamp",
     "status",
+    "sync",
     "upgrade",
     "upgrade_sql",
     "verify",

@@ -18,6 +18,7 @@ from embedmigrate.catalog.locks import Lease
 from embedmigrate.command.checking import disagreements
 from embedmigrate.command.forward import note_applied
 from embedmigrate.command.project import Project, version_table
+from embedmigrate.command.scripts import lags
 from embedmigrate.config import Settings
 from embedmigrate.engine.adopt import Proof, metric_of, prove
 from embedmigrate.engine.adopted import Overlap, compared, rows_of
@@ -320,7 +321,12 @@ def _others(settings: Settings, model: EmbeddingModel) -> Iterator[EmbeddingMode
 def _write_script(settings: Settings, collection: str, spec: IndexSpec) -> Path:
     """The baseline revision: the script that builds this index, by embedding, elsewhere."""
     environment = Environment(
-        settings, attributes={"embedmigrate_body": render(collection, None, spec)}
+        settings,
+        attributes={
+            "embedmigrate_body": render(
+                collection, None, spec, allow_lag=lags(settings, collection)
+            )
+        },
     )
     with script_errors():
         made = alembic.command.revision(

@@ -92,6 +92,7 @@ def attribute(
             ids=stored.ids,
             tolerance=lambda candidate: tolerances[candidate.label.partition(":")[0]],
             confidence=confidence,
+            population=stored.population,
             seed=seed or 0,
             stop=stop,
         )

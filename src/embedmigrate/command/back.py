@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -14,13 +15,14 @@ from sqlalchemy.engine import Connection
 from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import AppliedRecord, IndexState
-from embedmigrate.command.project import Project, version_table
+from embedmigrate.command.project import ROUND_PATIENCE, Project, version_table
 from embedmigrate.command.telling import failures_told, rollbacks_told
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.adopted import refuse_changed
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.prepare import Transition, prepare
+from embedmigrate.engine.sync import delete_in_retained
 from embedmigrate.errors import (
     BadAnswer,
     ConfigError,
@@ -74,21 +76,25 @@ def downgrade(
         downgrades = _plan(project, steps)
         moving = {plan.collection for plan in downgrades}
         unsettled = project.unsettled() - moving
-        with project.locked(moving | unsettled) as leases:
+        with (
+            project.locked(moving | unsettled) as leases,
+            _followers(project, moving | unsettled, now=now) as followers,
+        ):
             if project.applied_heads() != heads or _plan(project, steps) != downgrades:
                 raise LockHeld(
                     "something else moved while the locks were taken",
                     next_step="run the same command again",
                 )
-            plans = _make_targets_ready(project, downgrades, leases, now=now, rebuild=rebuild)
+            plans = _make_targets_ready(
+                project, downgrades, leases, followers, now=now, rebuild=rebuild
+            )
             handler = DowngradeWalk(plans, leases, _reason(reason, now=now))
             environment = Environment(
                 settings, project.catalog, handler=handler, on_step=handler.on_step
             )
             with rollbacks_told(project, plans, handler.reason), script_errors():
                 alembic.command.downgrade(environment.config, target)
-            for collection in sorted(moving | unsettled):
-                project.settle(collection, leases[collection])
+            _settle(project, sorted(moving | unsettled), followers)
         return _result(_describe(project, plans), [step.revision for step in steps])
 
 
@@ -137,12 +143,17 @@ def rollback(
             )
         switches = block[0].superseded_by is None
         plan = Downgrade(collection, tuple(block), switches, block[0].previous_index)
-        with project.locked([collection]) as leases:
-            plans = _make_targets_ready(project, [plan], leases, now=now, rebuild=rebuild)
+        with (
+            project.locked([collection]) as leases,
+            _followers(project, [collection], now=now) as followers,
+        ):
+            plans = _make_targets_ready(
+                project, [plan], leases, followers, now=now, rebuild=rebuild
+            )
             why = _reason(reason, now=now)
             with rollbacks_told(project, plans, why):
                 _switch_without_scripts(project, plans[0], leases[collection], base, why)
-            project.settle(collection, leases[collection])
+            _settle(project, [collection], followers)
         return _result(_describe(project, plans), [record.revision for record in block])
 
 
@@ -234,6 +245,33 @@ def _has_scripts(settings: Settings, block: Sequence[AppliedRecord]) -> bool:
     return True
 
 
+@contextmanager
+def _followers(
+    project: Project, collections: Iterable[str], *, now: bool
+) -> Iterator[dict[str, Lease]]:
+    """The followers' leases: waited for, but by somebody who cannot wait (``now``)."""
+    with ExitStack() as stack:
+        leases: dict[str, Lease] = {}
+        for collection in sorted(set(collections)):
+            try:
+                leases |= stack.enter_context(
+                    project.following([collection], patience=0 if now else ROUND_PATIENCE)
+                )
+            except LockHeld:
+                if not now:
+                    raise
+        yield leases
+
+
+def _settle(project: Project, collections: Iterable[str], followers: Mapping[str, Lease]) -> None:
+    """Finish the switch, unless a follower is at work, which does so in its next round."""
+    for collection in collections:
+        if collection in followers:
+            project.settle(collection, followers[collection])
+        else:
+            project.reporter.note(f"{collection}: whoever follows it finishes the switch")
+
+
 # -- making the way back safe -----------------------------------------------------------------
 
 
@@ -241,11 +279,15 @@ def _make_targets_ready(
     project: Project,
     downgrades: Sequence[Downgrade],
     leases: Mapping[str, Lease],
+    followers: Mapping[str, Lease],
     *,
     now: bool,
     rebuild: bool,
 ) -> list[Downgrade]:
-    """Catch the old indexes up (or build them again); returns the plans with what they go to."""
+    """Catch the old indexes up (or build them again); returns the plans with what they go to.
+
+    One that is served as it is loses the deleted documents all the same.
+    """
     plans = []
     for downgrade in downgrades:
         collection, target = downgrade.collection, downgrade.target_index
@@ -257,21 +299,27 @@ def _make_targets_ready(
             elif index.adopted:  # nobody writes to it: it is up to date, or it is not
                 refuse_changed(project.job(collection), index, anyway=now)
             elif not now:
-                _catch_up(project, collection, leases[collection], target)
+                _catch_up(project, collection, followers[collection], target)
+            elif collection in followers:
+                job, lease = project.job(collection), followers[collection]
+                delete_in_retained(job, lease, beside_runner=True)
         plans.append(replace(downgrade, target_index=target))
     return plans
 
 
 def _catch_up(project: Project, collection: str, lease: Lease, target: str) -> None:
+    with project.catalog.read() as connection:
+        index = indexes.get(connection, target)
     try:
         settle.catch_up(project.job(collection), lease, target)
     except (ConfigError, DigestMismatch, Drifted, ModelMismatch, BadAnswer) as error:
         raise Irreversible(
             f"the documents of {collection!r} that changed since the cut-over cannot be embedded "
             f"with the old model: {error.message}",
-            found=error.found,
+            found=str(settle.outstanding(project.job(collection), index)),
             expected="the old model, to bring its index up to date first",
-            next_step="make the old model available, or add --now to serve its index as it is",
+            next_step="make the old model available, or add --now to serve its index as it is, "
+            "with these documents as they were",
         ) from error
 
 
@@ -296,7 +344,7 @@ def _rebuilt(project: Project, downgrade: Downgrade, lease: Lease, *, rebuild: b
     run = prepare(
         project.job(downgrade.collection),
         lease,
-        Transition(revision=made_by, spec=dropped.spec, leaves=live),
+        Transition(revision=made_by, spec=dropped.spec, leaves=live, allow_lag=True),
         again="rebuilt for a downgrade",
         recall_target=project.settings.collection(downgrade.collection).recall_target,
     )
@@ -354,8 +402,8 @@ def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:
         return None
     if applied and applied[0].superseded_by is not None:  # rows of its block are still there
         return None
-    with project.locked([collection]) as leases:
-        project.settle(collection, leases[collection])
+    with project.locked([collection]), project.following([collection]) as followers:
+        project.settle(collection, followers[collection])
     if collection in project.unsettled():  # its model is gone, so it cannot be settled: go on
         return None
     with project.catalog.read() as connection:

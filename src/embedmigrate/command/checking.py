@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from embedmigrate import resolve
-from embedmigrate.catalog import routes
+from embedmigrate.catalog import routes, runs
+from embedmigrate.catalog.records import STICKY
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.migration import lockfile
@@ -25,20 +28,22 @@ from embedmigrate.models import EmbeddingModel, Recipe
 def check(settings: Settings) -> dict[str, Any]:
     """Do configuration, scripts and catalog agree? Lists every difference; changes nothing.
 
-    ``collections`` holds what differs by collection, ``scripts`` the applied scripts that are not
-    what they were.
+    ``collections`` holds what differs by collection and the command to type next, ``scripts`` the
+    applied scripts that are not what they were.
     """
     scripts = Environment(settings).scripts()
     refuse_forks(scripts)
     project = Project.if_any(settings)
     heads: tuple[str, ...] = ()
     live: dict[str, str | None] = {}
+    undone: dict[str, str] = {}
     if project is not None:
         with project:
             heads = project.applied_heads()
             with project.catalog.read() as connection:
                 for name in settings.collections:
                     live[name] = routes.live_fingerprint(connection, name)
+                    undone |= _undone(connection, name)
     pending = pending_upgrades(scripts, heads, ["heads"])
     moves = all_moves(scripts)
     entries = []
@@ -46,7 +51,16 @@ def check(settings: Settings) -> dict[str, Any]:
         steps = moves.get(name, [])
         open_steps = [step for step in pending if step.operation and _of(step) == name]
         differences = _configured_otherwise(settings, name, steps)
-        differences += [f"revision {step.revision} is pending" for step in open_steps]
+        next_step = (
+            f"configure what the scripts end at, or embedmigrate revision --collection {name}"
+            if differences
+            else None
+        )
+        for step in open_steps:
+            how = undone.get(step.revision)
+            again = "" if how is None else f' {step.revision} --again "reason"'
+            next_step = next_step or f"embedmigrate upgrade{again}"
+            differences.append(f"revision {step.revision} {how or 'is pending'}")
         if not open_steps and steps:
             last = steps[-1].move
             assert last is not None
@@ -54,13 +68,26 @@ def check(settings: Settings) -> dict[str, Any]:
                 differences.append(
                     f"the scripts end at {last.target.reference}, but {live.get(name)} is live"
                 )
-        entries.append({"collection": name, "differences": differences})
+                next_step = next_step or "embedmigrate status"
+        entries.append({"collection": name, "differences": differences, "next_step": next_step})
     deviations = lockfile.compare(settings.script_location, scripts.walk_revisions())
     return {
         "schema": 1,
         "agrees": not deviations and not any(entry["differences"] for entry in entries),
         "collections": entries,
         "scripts": [deviation.message for deviation in deviations],
+    }
+
+
+def _undone(connection: Connection, collection: str) -> dict[str, str]:
+    """The revisions that a person rolled back or cancelled last, and how."""
+    last: dict[str, str] = {}
+    for run in runs.of_collection(connection, collection):
+        last[run.revision] = run.state
+    return {
+        revision: f"was {state.replace('_', ' ')} by a person"
+        for revision, state in last.items()
+        if state in STICKY
     }
 
 

@@ -68,7 +68,7 @@ def _look(what: str, ask: Callable[[], str]) -> Observation:
 
 
 def _configuration(settings: Settings) -> str:
-    load_settings(settings.path)  # as every other command reads it
+    load_settings(settings.path, require_pins=False)  # each model is looked at on its own
     return f"{settings.path}: {len(settings.collections)} collections"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import sqlalchemy as sa
@@ -12,13 +12,16 @@ from alembic.runtime.migration import MigrationContext
 from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.database import catalog_exists
-from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.catalog.records import IndexRecord, RunRecord
 from embedmigrate.config import Settings
+from embedmigrate.engine.control import Control
+from embedmigrate.engine.intake import TOLD
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
 from embedmigrate.engine.occasion import Hooks, of_error
 from embedmigrate.engine.settle import settle
+from embedmigrate.engine.throttle import Asked, Command, Throttle, Url
 from embedmigrate.errors import (
     BadAnswer,
     ConfigError,
@@ -33,6 +36,9 @@ from embedmigrate.logs import say
 from embedmigrate.migration.environment import VERSION_TABLE
 
 _log = logging.getLogger(__name__)
+
+ROUND_PATIENCE = 60.0
+"""Seconds that whoever switches the route waits for a round of `sync` to end."""
 
 
 class Project:
@@ -54,6 +60,7 @@ class Project:
         self.hooks = hooks_of(settings, self.catalog, self.reporter, self.stop)
         self._allow_mass_delete = allow_mass_delete
         self._jobs: dict[str, Job] = {}
+        self._controls: dict[str, Control] = {}
 
     @classmethod
     def if_any(cls, settings: Settings) -> Project | None:
@@ -77,6 +84,7 @@ class Project:
                 witness_batches=general.witness_batches,
                 proof_sample=general.proof_sample,
                 lease_seconds=general.lease_seconds,
+                told_by_application=self.settings.collection(collection).changes == TOLD,
                 reporter=self.reporter,
                 stop=self.stop,
                 hooks=self.hooks,
@@ -106,12 +114,50 @@ class Project:
 
     @contextmanager
     def locked(self, collections: Iterable[str]) -> Iterator[dict[str, Lease]]:
-        """Hold the locks of several collections, taken in one order by everybody."""
+        """Hold the runner's locks of several collections, taken in one order by everybody."""
         with ExitStack() as stack:
             yield {
                 collection: stack.enter_context(held(self.job(collection)))
                 for collection in sorted(set(collections))
             }
+
+    @contextmanager
+    def following(
+        self, collections: Iterable[str], *, patience: float = ROUND_PATIENCE
+    ) -> Iterator[dict[str, Lease]]:
+        """Hold the follower's locks too: nobody else writes to what is live until the block ends.
+
+        Waits ``patience`` seconds for the end of a round of `sync`.
+        """
+        with ExitStack() as stack:
+            yield {
+                collection: stack.enter_context(
+                    held(self.job(collection), Role.FOLLOWER, patience=patience)
+                )
+                for collection in sorted(set(collections))
+            }
+
+    def take_orders(self, leases: Mapping[str, Lease]) -> None:
+        """From now on the jobs of these collections obey requests, and their throttles."""
+        for collection, lease in leases.items():
+            throttle = self._throttle(collection)
+            control = Control(self.stop, self.catalog, lease, throttle)
+            self.job(collection).stop = self._controls[collection] = control
+
+    def look(self, collection: str) -> None:
+        """``AskedToStop`` when a person asks something of a collection now."""
+        self._controls[collection].look()
+
+    def _throttle(self, collection: str) -> Throttle | None:
+        config = self.settings.collection(collection).throttle
+        if config is None:
+            return None
+        asked: list[Asked] = []
+        if config.command is not None:
+            asked.append(Command(config.command, self.settings.root, config.timeout_seconds))
+        if config.url is not None:
+            asked.append(Url(config.url, config.timeout_seconds))
+        return Throttle(config.documents_per_second, asked, every_seconds=config.every_seconds)
 
     def unsettled(self) -> set[str]:
         """Collections that were switched by a runner that died before it followed up."""
@@ -120,7 +166,7 @@ class Project:
         return {route.collection for route in found if route.settled_generation != route.generation}
 
     def settle(self, collection: str, lease: Lease) -> None:
-        """Finish the last switch of a collection, if that is still to be done.
+        """Finish the last switch of a collection, if that is still to be done; as its follower.
 
         An index whose model cannot answer any more is served as it is, and said to be.
         """

@@ -8,11 +8,13 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import indexes, locks, routes, runs
-from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState
+from embedmigrate.catalog import indexes, locks, requests, routes, runs
+from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState, RunState
 from embedmigrate.collection import Collection
 from embedmigrate.command.project import Project, branch_targets
+from embedmigrate.command.syncing import lag_of
 from embedmigrate.config import Settings
+from embedmigrate.engine import intake
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
 from embedmigrate.engine.rebind import Rebinding
@@ -53,6 +55,8 @@ def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
         "target": upgrade.transition.model.reference,
         "assurance": upgrade.transition.model.pinned_or_witnessed,
         "rebind": isinstance(upgrade.transition, Rebinding),
+        "query_prompt": upgrade.transition.model.query_prompt,
+        "changes": changes_of(settings, upgrade.collection),
         "factory": None,
         "documents": 0,
         "vector_bytes": 0,
@@ -69,6 +73,16 @@ def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
     return entry
 
 
+def changes_of(settings: Settings, collection: str) -> str | None:
+    """How changes of the source are learned of; None when it cannot be asked now."""
+    configured = settings.collection(collection)
+    try:
+        with closing(settings.open_source(collection, configured.recipe)) as source:
+            return intake.means_of(source, told=configured.changes is not None)
+    except EmbedMigrateError:
+        return None
+
+
 def status(settings: Settings) -> dict[str, Any]:
     """Every collection: what is live, what is being built, what is retained, which revision."""
     project = Project.if_any(settings)
@@ -81,6 +95,8 @@ def status(settings: Settings) -> dict[str, Any]:
         for entry in entries:  # behind the transaction: an index may take seconds to open
             if live := entry["live"]:
                 live["documents"] = _documents(project, entry["collection"], live["container"])
+                live["lag"] = lag_of(project.job(entry["collection"]))
+                live["changes"] = changes_of(settings, entry["collection"])
     return {"schema": 1, "collections": entries}
 
 
@@ -92,6 +108,9 @@ def _nothing(collection: str) -> dict[str, Any]:
         "retained": [],
         "revision": None,
         "runner": None,
+        "follower": None,
+        "request": None,
+        "waiting": None,
     }
 
 
@@ -101,19 +120,27 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     entry = _nothing(collection)
     entry["revision"] = applied[0].revision if applied else None
     entry["runner"] = locks.holder(connection, collection)
+    entry["follower"] = locks.holder(connection, collection, locks.Role.FOLLOWER)
+    if (request := requests.get(connection, collection)) is not None:
+        entry["request"] = described_request(request)
+    last = runs.latest(connection, collection)
+    if last is not None and entry["runner"] is not None:  # a runner that was killed said nothing
+        entry["waiting"] = last.waiting
     if route.live_index is not None:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
             **_described(live),
             "generation": route.generation,
             "documents": None,
+            "lag": None,
+            "changes": None,
         }
     for index in indexes.of_collection(connection, collection):
         if index.name == route.live_index:
             continue
         described = _described(index)
         run = runs.latest(connection, collection, index=index.name)
-        rebuilt = run is not None and run.state in UNDER_WAY
+        rebuilt = run is not None and run.state in UNDER_WAY | {RunState.PAUSED}
         kept = index.state in (IndexState.RETAINED, IndexState.ADOPTED)
         if kept and not rebuilt:
             undone = run is not None and run.state in STICKY
@@ -139,6 +166,16 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
                 "reason": run.reason,
             }
     return entry
+
+
+def described_request(request: requests.Request) -> dict[str, Any]:
+    """What a person asks, for a document."""
+    return {
+        "wanted": request.wanted,
+        "by": request.actor,
+        "at": request.at,
+        "reason": request.reason,
+    }
 
 
 def _described(index: IndexRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from embedmigrate.catalog import Catalog, routes
 from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
-from embedmigrate.errors import Refused, UsageError
+from embedmigrate.errors import EmbedMigrateError, Refused, UsageError
 from embedmigrate.migration.environment import (
     MAX_REVISION_ID,
     Environment,
@@ -69,7 +70,9 @@ def revision(
                 expected="a change",
                 next_step="change the configuration, pin the model, or give --to MODEL",
             )
-        attributes["embedmigrate_body"] = _body(collection, source, spec, rebind=rebind)
+        attributes["embedmigrate_body"] = _body(
+            collection, source, spec, rebind=rebind, allow_lag=lags(settings, collection)
+        )
         has_branch = any(collection in it.branch_labels for it in scripts.walk_revisions())
         head = head or (f"{collection}@head" if has_branch else "base")
         if not has_branch:
@@ -90,14 +93,19 @@ def revision(
 
 
 def _body(
-    collection: str, source: IndexSpec | None, wanted: IndexSpec, *, rebind: bool | None
+    collection: str,
+    source: IndexSpec | None,
+    wanted: IndexSpec,
+    *,
+    rebind: bool | None,
+    allow_lag: bool,
 ) -> ScriptBody:
     """A rebind where it is asked for, or goes without saying; ``UsageError`` where none can be."""
     leaves = None if source is None else source.model.reference
     if rebind is None:
         rebind = source is not None and source.digest == wanted.digest
     if not rebind:
-        return render(collection, leaves, wanted)
+        return render(collection, leaves, wanted, allow_lag=allow_lag)
     if source is None or leaves is None:
         raise UsageError(
             f"{collection!r} has no vectors yet that could stay",
@@ -113,6 +121,19 @@ def _body(
             next_step="leave --rebind out, which embeds every document",
         )
     return render_rebind(collection, leaves, wanted.model)
+
+
+def lags(settings: Settings, collection: str) -> bool:
+    """Whether nothing tells of every change of the source, or it cannot be asked now."""
+    if settings.collection(collection).changes is not None:
+        return False
+    try:
+        with closing(
+            settings.open_source(collection, settings.collection(collection).recipe)
+        ) as it:
+            return it.capture is None or it.capture.token() is None
+    except EmbedMigrateError:
+        return True
 
 
 def _of_vectors(source: IndexSpec, wanted: IndexSpec) -> list[tuple[str, object, object]]:

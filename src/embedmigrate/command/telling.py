@@ -15,7 +15,7 @@ from embedmigrate.catalog.records import Route, RunRecord
 from embedmigrate.command.project import Project, tell_drift
 from embedmigrate.engine.occasion import of_error, of_run, of_switch
 from embedmigrate.errors import Drifted, EmbedMigrateError, LockHeld, Stopped, Vetoed
-from embedmigrate.migration.plan import Downgrade, Upgrade
+from embedmigrate.migration.plan import Downgrade
 
 
 @contextmanager
@@ -51,45 +51,36 @@ def _last_run(project: Project, collection: str) -> RunRecord | None:
 
 
 def ask_before_cutover(
-    project: Project,
-    upgrades: Sequence[Upgrade],
-    prepared: Mapping[str, RunRecord],
-    failed: dict[str, EmbedMigrateError],
+    project: Project, about_to_switch: Mapping[str, RunRecord], failed: dict[str, EmbedMigrateError]
 ) -> None:
-    """``before_cutover`` of every collection that is about to be switched.
+    """``before_cutover`` of every collection that is about to be switched, with its ready run.
 
     One that is vetoed is added to ``failed``: its run stays ready, and the others go on.
     """
-    for upgrade in upgrades:
-        collection = upgrade.collection
-        if collection in failed or collection not in prepared:
-            continue
+    for collection, run in about_to_switch.items():
         project.stop.check()
-        occasion = of_run(project.catalog, "before_cutover", prepared[collection])
         try:
-            project.hooks.tell(occasion)
+            project.hooks.tell(of_run(project.catalog, "before_cutover", run))
         except Vetoed as veto:
             failed[collection] = veto
             tell_failure(project, collection, veto)
 
 
 @contextmanager
-def cutovers_told(
-    project: Project, upgrades: Sequence[Upgrade], prepared: Mapping[str, RunRecord]
-) -> Iterator[None]:
+def cutovers_told(project: Project, about_to_switch: Mapping[str, RunRecord]) -> Iterator[None]:
     """``after_cutover`` of every collection that the block switched, also when it failed later."""
-    about = {name: of_run(project.catalog, "after_cutover", run) for name, run in prepared.items()}
+    about = {
+        name: of_run(project.catalog, "after_cutover", run) for name, run in about_to_switch.items()
+    }
     try:
         yield
     finally:
-        for upgrade in upgrades:
-            if (run := prepared.get(upgrade.collection)) is None:
-                continue
+        for collection, run in about_to_switch.items():
             with project.catalog.read() as connection:
-                applied = routes.applied_of(connection, upgrade.collection)
-                generation = routes.get(connection, upgrade.collection).generation
+                applied = routes.applied_of(connection, collection)
+                generation = routes.get(connection, collection).generation
             if applied and applied[0].run_id == run.id:
-                project.hooks.tell(replace(about[upgrade.collection], generation=generation))
+                project.hooks.tell(replace(about[collection], generation=generation))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedmigrate.errors import ConfigError
-from embedmigrate.models.references import is_commit
+from embedmigrate.models.references import is_commit, unfetchable
 
 _PART = r"\w([\w.-]{0,94}\w)?"
 _REPOSITORY = re.compile(rf"(?!.*(--|\.\.))({_PART}/)?{_PART}", re.ASCII)
@@ -93,9 +93,12 @@ def _commit_of(home: Path, repo: str, wanted: str) -> str:
 
 
 def _not_fetched(repo: str, revision: str, found: str) -> ConfigError:
+    why = unfetchable(revision)
     return ConfigError(
         f"revision {revision!r} of {repo} is not in the local Hugging Face cache",
         found=found,
         expected=f"one commit of {repo} in {cache_folder()}",
-        next_step=fetch_command(repo, revision),
+        next_step=fetch_command(repo, revision)
+        if why is None
+        else f"write a commit, a tag or a branch of {repo} there, not {why}",
     )

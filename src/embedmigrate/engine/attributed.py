@@ -38,7 +38,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Proportion:
-    """So many of the sample, and the Wilson interval of their share of everything."""
+    """So many of the sample, and the Wilson interval of their share of everything.
+
+    Where the sample is everything, its share is the interval.
+    """
 
     vectors: int
     share: float
@@ -46,9 +49,13 @@ class Proportion:
     high: float
 
     @classmethod
-    def of(cls, vectors: int, sampled: int, confidence: float) -> Proportion:
-        low, high = wilson(vectors, sampled, confidence)
-        return cls(vectors, vectors / sampled if sampled else 0.0, low, high)
+    def of(
+        cls, vectors: int, sampled: int, confidence: float, population: int | None
+    ) -> Proportion:
+        share = vectors / sampled if sampled else 0.0
+        if sampled == population:
+            return cls(vectors, share, share, share)
+        return cls(vectors, share, *wilson(vectors, sampled, confidence))
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,12 @@ def summarise(
     candidates: Sequence[Candidate],
     *,
     confidence: float,
+    population: int | None,
     merged: Mapping[str, str],
     ruled_out: Sequence[str],
     embeddings: int,
 ) -> Attribution:
-    """Count the assignments of a sample."""
+    """Count the assignments of a sample out of ``population``; None: of many more."""
     sampled = len(assignments)
     kinds = Counter(it.kind for it in assignments)
     proven: dict[str, list[Assignment]] = {}
@@ -123,7 +131,7 @@ def summarise(
             candidate.label,
             candidate.model.reference,
             candidate.space,
-            Proportion.of(len(theirs), sampled, confidence),
+            Proportion.of(len(theirs), sampled, confidence, population),
             max(it.distance for it in theirs if it.distance is not None),
             _smallest_margin(theirs),
             Counter(it.norm for it in theirs if it.norm is not None),
@@ -134,7 +142,7 @@ def summarise(
     return Attribution(
         sampled=sampled,
         confidence=confidence,
-        kinds={kind: Proportion.of(kinds[kind], sampled, confidence) for kind in KINDS},
+        kinds={kind: Proportion.of(kinds[kind], sampled, confidence, population) for kind in KINDS},
         made=tuple(sorted(made, key=lambda it: -it.proportion.vectors)),
         smallest_margin=_smallest_margin(assignments),
         ambiguous=sum(bool(it.also) for it in assignments),

@@ -56,6 +56,7 @@ def attribute(
     tolerance: Callable[[Candidate], float],
     norm_tolerance: float = NORM_TOLERANCE,
     confidence: float = 0.95,
+    population: int | None = None,
     seed: int = 0,
     stop: StopSignal | None = None,
 ) -> Attribution:
@@ -64,6 +65,7 @@ def attribute(
     ``records`` and ``ids`` belong to them row by row; a record is None when the source has no such
     document. ``tolerance`` is the cosine distance up to which a vector counts as made by a
     candidate: at least what the model differs from itself, and the loss of a lossy index.
+    ``population`` is how many vectors these are a sample of; None: of many more.
     Candidates come in order of preference. One that makes the same texts in the same space as an
     earlier one is merged into it; one of other dimensions is ruled out.
 
@@ -83,6 +85,7 @@ def attribute(
         list(_assignments(trial, norm_tolerance)),
         trial.candidates,
         confidence=confidence,
+        population=population,
         merged=trial.merged,
         ruled_out=[it.label for it in candidates if it not in fitting],
         embeddings=trial.embedded.embeddings,

@@ -10,7 +10,7 @@ from itertools import islice
 
 from embedmigrate.catalog import journal, runs
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import BatchRecord, RunRecord
+from embedmigrate.catalog.records import BatchRecord, RunRecord, RunState
 from embedmigrate.embedders.base import Embedder, Vectors
 from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
 from embedmigrate.engine.executor import Executor, LocalExecutor
@@ -103,10 +103,17 @@ def _close_window_of_the_dead(
     """Decide about the window of a runner that was killed, now that the guard has opened.
 
     Files that are the pinned ones made it, so that this check closes it. What a server answered in
-    between nobody knows: its window is done again, at the price of what was embedded in it.
+    between nobody knows: its window is done again, at the price of what was embedded in it. So is
+    the last window of a run that was cancelled, whose vectors this one would use for equal texts.
     """
     with job.catalog.read() as connection:
         is_open = runs.has_open_window(connection, run.id)
+        others = [it for it in runs.of_index(connection, run.index_name) if it.id < run.id]
+    if not run.done and not embedder.model.artifacts:
+        for other in others:
+            if other.state is RunState.CANCELLED:
+                reason = "the last window of a cancelled run of a server's model"
+                discard_window(job, lease, other, writer, reason)
     if is_open and not embedder.model.artifacts:
         discard_window(job, lease, run, writer, "a window of a server's model that was not closed")
     else:

@@ -40,8 +40,8 @@ def embed_documents(
     known = dict(find_vectors(list(texts)))
     missing = sorted((key for key in texts if key not in known), key=lambda key: len(texts[key]))
     for start in range(0, len(missing), CALL_SIZE):
-        stop.check()
         keys = missing[start : start + CALL_SIZE]
+        stop.pace(len(keys))
         answer = _ask(embedder, [texts[key] for key in keys])
         known.update(zip(keys, checked(answer, len(keys), embedder.model), strict=True))
     vectors = np.empty((len(documents), embedder.model.dimensions), dtype=np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from embedmigrate.catalog import indexes, journal, locks
 from embedmigrate.catalog.journal import Entry
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord
+from embedmigrate.engine import intake
 from embedmigrate.engine.backfill import rows_of
 from embedmigrate.engine.diff import (
     Comparison,
@@ -41,6 +43,8 @@ class Followed:
     deleted: int = 0
     unchanged: int = 0
     embedded: int = 0
+    more: bool = False
+    """Whether it ended by time, with entries left."""
 
     @property
     def changes(self) -> int:
@@ -91,6 +95,18 @@ def note_differences(job: Job, lease: Lease, source: Source, index: IndexRecord)
     return Noted(diff.comparison, remembered)
 
 
+def compare(job: Job, lease: Lease, source: Source, index: IndexRecord) -> Noted:
+    """Enter all that the source recorded, and all in which it differs from ``index``.
+
+    What changes later is recorded, or is found by the next comparison.
+    """
+    token = intake.begin(job, source)
+    intake.take_in(job, source)
+    noted = note_differences(job, lease, source, index)
+    intake.track(job, index, token)
+    return noted
+
+
 def _append(job: Job, lease: Lease, page: Sequence[tuple[str, str]]) -> None:
     if page:
         with job.catalog.write() as connection:
@@ -98,13 +114,21 @@ def _append(job: Job, lease: Lease, page: Sequence[tuple[str, str]]) -> None:
             journal.append(connection, job.collection, page)
 
 
-def follow(job: Job, lease: Lease, source: Source, writer: IndexWriter, index: str) -> Followed:
-    """Apply every journal entry that ``index`` has not seen yet.
+def follow(
+    job: Job,
+    lease: Lease,
+    source: Source,
+    writer: IndexWriter,
+    index: str,
+    *,
+    seconds: float | None = None,
+) -> Followed:
+    """Apply every journal entry that ``index`` has not seen yet, for about ``seconds`` at most.
 
     The model is loaded only when a text has to be embedded. The position in the catalog follows
     what is durable in the store, never the other way round (I14).
     """
-    followed = Followed()
+    followed, started = Followed(), time.monotonic()
     with job.catalog.read() as connection:
         entries = journal.head(connection, job.collection)
         entries -= indexes.get(connection, index).position
@@ -116,6 +140,9 @@ def follow(job: Job, lease: Lease, source: Source, writer: IndexWriter, index: s
             record = indexes.get(connection, index)
             page = journal.entries(connection, job.collection, record.position, job.batch_size)
         if not page:
+            return followed
+        if seconds is not None and time.monotonic() - started > seconds:
+            followed.more = True
             return followed
         _apply(job, source, writer, record, page, followed)
         with job.catalog.write() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +53,18 @@ class Silent:
         pass
 
 
-class StopSignal:
-    """Asked between two model calls whether to go on. Set from a signal handler or a thread."""
+_LOOK_SECONDS = 0.2
+"""How often a sleeper looks at a signal that stands above its own."""
 
-    def __init__(self) -> None:
+
+class StopSignal:
+    """Asked between two model calls whether to go on. Set from a signal handler or a thread.
+
+    One that stands ``within`` another stops with it.
+    """
+
+    def __init__(self, within: StopSignal | None = None) -> None:
+        self._within = within
         self._event = threading.Event()
         self._why = ""
 
@@ -63,14 +72,31 @@ class StopSignal:
         self._why = self._why or why
         self._event.set()
 
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless somebody asks to stop: ``Stopped`` then."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._event.wait(min(left, _LOOK_SECONDS))
+            self.check()
+
     def check(self) -> None:
         """Raise ``Stopped`` when somebody asked to stop."""
+        if self._within is not None:
+            self._within.check()
         if self._event.is_set():
-            raise Stopped(
-                f"stopped: {self._why}",
-                expected="what is checkpointed stays; nothing is lost",
-                next_step="run the same command again to resume",
-            )
+            raise stopped(self._why)
+
+    def pace(self, texts: int) -> None:
+        """Asked before a model call: ``check``, and wait as long as such a call has to."""
+        self.check()
+
+
+def stopped(why: str) -> Stopped:
+    return Stopped(
+        f"stopped: {why}",
+        expected="what is checkpointed stays; nothing is lost",
+        next_step="run the same command again to resume",
+    )
 
 
 def _no_witness(_model: EmbeddingModel) -> Witness:
@@ -92,6 +118,8 @@ class Job:
     witness_batches: int = 64
     proof_sample: int = 459
     lease_seconds: float = 30.0
+    told_by_application: bool = False
+    """Whether the application says itself what it changes (``Collection.changed``)."""
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
     hooks: Hooks = field(default_factory=Deaf)

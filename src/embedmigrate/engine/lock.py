@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedmigrate.catalog import locks
-from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.engine.job import Job
-from embedmigrate.errors import FencedOut, Temporary
+from embedmigrate.errors import FencedOut, LockHeld, Temporary
 from embedmigrate.logs import say
 
 _log = logging.getLogger(__name__)
 
+_ASK_AGAIN = 0.1
+"""Seconds between two attempts to take a lock that is waited for."""
+
 
 @contextmanager
-def held(job: Job) -> Iterator[Lease]:
-    """The lease of ``job``'s collection; ``LockHeld`` when another runner has it.
+def held(job: Job, role: Role = Role.RUNNER, *, patience: float = 0.0) -> Iterator[Lease]:
+    """The lease of ``job``'s collection; ``LockHeld`` when another process has it.
 
-    A thread renews it on a connection of its own. When the lease is lost the job is told to stop;
-    should it not notice in time, the epoch stops every write that it still tries.
+    It is waited for up to ``patience`` seconds. A thread renews it on a connection of its own.
+    When the lease is lost the job is told to stop; should it not notice in time, the epoch
+    stops every write that it still tries.
     """
-    lease = locks.acquire(job.catalog, job.collection, job.lease_seconds)
+    lease = _acquire(job, role, patience)
     over = threading.Event()
     heartbeat = threading.Thread(
         target=_beat, args=(job, lease, over), name=f"heartbeat {job.collection}", daemon=True
@@ -37,6 +42,18 @@ def held(job: Job) -> Iterator[Lease]:
         released = locks.release(job.catalog, lease)
     if not released:  # what was done last may have been done by the other runner
         raise locks.lost(lease)
+
+
+def _acquire(job: Job, role: Role, patience: float) -> Lease:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return locks.acquire(job.catalog, job.collection, job.lease_seconds, role)
+        except LockHeld:
+            if time.monotonic() >= deadline:
+                raise
+        job.stop.check()
+        time.sleep(_ASK_AGAIN)
 
 
 def _beat(job: Job, lease: Lease, over: threading.Event) -> None:

@@ -16,10 +16,11 @@ from typing import Protocol
 from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import STICKY, IndexRecord, IndexState, RunRecord, RunState
+from embedmigrate.engine import intake
 from embedmigrate.engine.backfill import backfill, discard_window
 from embedmigrate.engine.belonging import check_store, manifest_of
 from embedmigrate.engine.diff import Comparison
-from embedmigrate.engine.follow import follow, note_differences
+from embedmigrate.engine.follow import compare, follow
 from embedmigrate.engine.job import Job
 from embedmigrate.engine.verify import Finding, verification_failed, verify
 from embedmigrate.errors import (
@@ -30,6 +31,7 @@ from embedmigrate.errors import (
     EmbedMigrateError,
     IndexGone,
     ModelMismatch,
+    Refused,
     SourceMismatch,
     StickyState,
     Stopped,
@@ -51,6 +53,8 @@ class Transition:
     spec: IndexSpec
     leaves: str | None
     """Fingerprint that must be live before; None for a first index."""
+    allow_lag: bool = False
+    """Whether it is enough that the index is as the source was when they were last compared."""
 
     @property
     def model(self) -> EmbeddingModel:
@@ -87,13 +91,16 @@ def prepare(
     check_store(job, route_generation(job))
     with closing(job.open_source(transition.spec.recipe)) as source:
         # what is wrong with the model or the source is said before anything is made
+        _refuse_lag(job, transition, source)
         try:
             job.guard(transition.spec.model)
         except (Drifted, ModelMismatch, DigestMismatch, BadAnswer) as error:
             _discard_open_windows(job, lease, transition.spec, str(error.found))
             raise
         job.reporter.phase(job.collection, "reading the source")
+        intake.begin(job, source)  # before anything is read
         source.prepare()
+        job.stop.check()  # before anything is made
         return _prepare(job, lease, transition, source, again, recall_target)
 
 
@@ -122,6 +129,23 @@ def _prepare(
     if not was_ready:
         job.tell("on_ready", ready)
     return ready
+
+
+def _refuse_lag(job: Job, transition: Transition, source: Source) -> None:
+    """``Refused`` for a source whose changes only a comparison tells, unless the script allows it.
+
+    Invariants 1, 2 and 5 hold there as of the last comparison and no longer.
+    """
+    means = intake.means_of(source, told=job.told_by_application)
+    if transition.allow_lag or means in intake.COMPLETE:
+        return
+    raise Refused(
+        f"the source of {job.collection!r} does not tell of its changes",
+        found=f"changes are learned of by {means.replace('updated_at', 'updated_at as a hint')}",
+        expected=f"a recording of them, or allow_lag=True in revision {transition.revision}",
+        next_step=f"embedmigrate capture install {job.collection}; or state allow_lag=True in the "
+        "script, if it is enough that the index is as the source was when last compared",
+    )
 
 
 def route_generation(job: Job) -> int:
@@ -234,7 +258,7 @@ class _Preparation:
 
     def go(self, run: RunRecord) -> RunRecord:
         complete = self.index.state in (IndexState.READY, IndexState.RETAINED)
-        if run.state is RunState.FAILED:
+        if run.state in (RunState.FAILED, RunState.PAUSED):
             run = self._move(run, RunState.BACKFILLING if run.total else RunState.PLANNED)
         if run.state is RunState.PLANNED and not complete:
             ranges = self._stoppable(self.source.partition(self.job.batch_size))
@@ -276,7 +300,7 @@ class _Preparation:
             self._phase("comparing")
             if round_number > 1:
                 self.source.prepare()
-            noted = note_differences(self.job, self.lease, self.source, self.index)
+            noted = compare(self.job, self.lease, self.source, self.index)
             found = noted.comparison.differences
             stuck = len(before & noted.remembered)
             if found == 0 or stuck or round_number == MAX_ROUNDS:

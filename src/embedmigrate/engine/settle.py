@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 
-from embedmigrate.catalog import indexes, locks, routes
+from embedmigrate.catalog import indexes, journal, locks, routes
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import IndexState
+from embedmigrate.catalog.records import IndexRecord, IndexState
+from embedmigrate.engine import intake
 from embedmigrate.engine.belonging import check_store
-from embedmigrate.engine.follow import Followed, follow, note_differences
+from embedmigrate.engine.diff import Diff
+from embedmigrate.engine.follow import Followed, compare, follow
 from embedmigrate.engine.job import Job
 from embedmigrate.errors import Refused
 
+IDS_NAMED = 20
 
-def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None = None) -> Followed:
+
+def catch_up(
+    job: Job,
+    lease: Lease,
+    index_name: str,
+    *,
+    generation: int | None = None,
+    anew: bool | None = None,
+    seconds: float | None = None,
+) -> Followed:
     """Bring an index up to what the source is now. Loads the model only if a text changed.
 
-    ``generation`` is recorded in the index when it is live. A container that somebody else made
+    Source and index are compared where the journal does not hold every difference; ``anew`` says
+    whether they are instead. ``generation`` is recorded in the index when it is live. After
+    ``seconds`` it ends between two pages, with ``more`` to do. A container that somebody else made
     stays as it is.
     """
     with job.catalog.read() as connection:
@@ -24,25 +39,68 @@ def catch_up(job: Job, lease: Lease, index_name: str, *, generation: int | None 
     if index.adopted is not None:
         job.reporter.note(f"{index.name} is not ours to write, and is served as it is")
         return Followed()
+    with closing(job.open_source(index.spec.recipe)) as source:
+        token = intake.begin(job, source)
+        intake.take_in(job, source)
+        if anew is None:
+            anew = not intake.is_tracked(index, token)
+        with job.catalog.read() as connection:
+            pending = journal.head(connection, job.collection) > index.position
+        if not (anew or pending or generation is not None):
+            return Followed()
+        if anew:
+            job.reporter.phase(job.collection, "comparing")
+            source.prepare()
+        with closing(job.writer(index, lease, run="follow")) as writer:
+            if generation is not None and writer.manifest.generation < generation:
+                writer.set_generation(generation)
+            if anew:
+                compare(job, lease, source, index)
+            followed = follow(job, lease, source, writer, index_name, seconds=seconds)
+            if followed.changes:
+                # nothing older than what stands there can come any more: every text is read anew
+                writer.forget_tombstones(index.position)
+                writer.build()
+            return followed
+
+
+@dataclass(frozen=True)
+class Outstanding:
+    """What an index lacks that only its model could make."""
+
+    stale: int = 0
+    missing: int = 0
+    ids: tuple[str, ...] = ()
+    """The first of them."""
+
+    def __str__(self) -> str:
+        counted = f"{self.stale} stale and {self.missing} missing documents"
+        more = self.stale + self.missing - len(self.ids)
+        named = ", ".join(map(repr, self.ids)) + (f" and {more} more" if more else "")
+        return f"{counted}: {named}" if self.ids else counted
+
+
+def outstanding(job: Job, index: IndexRecord) -> Outstanding:
+    """Compare source and index without a model, and change nothing."""
+    ids: list[str] = []
     with (
         closing(job.open_source(index.spec.recipe)) as source,
-        closing(job.writer(index, lease, run="follow")) as writer,
+        closing(job.reader(index)) as reader,
     ):
-        if generation is not None and writer.manifest.generation < generation:
-            writer.set_generation(generation)
-        job.reporter.phase(job.collection, "comparing")
         source.prepare()
-        note_differences(job, lease, source, index)
-        followed = follow(job, lease, source, writer, index_name)
-        if followed.changes:
-            writer.build()
-        return followed
+        diff = Diff(source, reader, job.work_dir)
+        for difference in diff:
+            if difference.kind in ("stale", "missing") and len(ids) < IDS_NAMED:
+                ids.append(difference.document_id)
+    found = diff.comparison
+    return Outstanding(found.stale, found.missing, tuple(ids))
 
 
 def settle(job: Job, lease: Lease) -> Followed | None:
     """After a switch: what changed around it flows into the live index, if that is our own.
 
-    Also finishes what a crash left: idempotent, and None when there is nothing to settle.
+    Also finishes what a crash left: idempotent, and None when there is nothing to settle. The lease
+    is the follower's.
     """
     with job.catalog.read() as connection:
         route = routes.get(connection, job.collection)

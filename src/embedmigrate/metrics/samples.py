@@ -19,6 +19,7 @@ PREFIX = "embedmigrate_"
 MEANINGS = {
     "generation": "Generation of the route: how often what is live has changed",
     "lag_changes": "Journal entries that the live index does not reflect yet",
+    "lag_seconds": "How long the oldest of these entries has been waiting",
     "live_info": "What is live, by name; always 1",
     "run_documents": "Documents of the last run",
     "run_documents_done": "Documents of the last run that are in its index",
@@ -72,7 +73,9 @@ def _of_collection(connection: Connection, collection: str) -> Iterator[Sample]:
     if route.live_index is not None:
         live = indexes.get(connection, route.live_index)
         lag = journal.head(connection, collection) - live.position
+        since = journal.waiting_since(connection, collection, live.position)
         yield Sample("lag_changes", own, lag)
+        yield Sample("lag_seconds", own, 0.0 if since is None else max(0.0, time.time() - since))
         yield Sample("live_info", {**own, "index": live.name, "model": live.model.reference}, 1)
     if (run := runs.latest(connection, collection)) is not None:
         yield Sample("run_documents", own, run.total)

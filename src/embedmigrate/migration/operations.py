@@ -31,6 +31,7 @@ class ReembedOp(MigrateOperation):
         recipe: Recipe,
         factory: str,
         metric: Metric,
+        allow_lag: bool = False,
     ) -> None:
         self.collection = collection
         self.source = None if source is None else _pinned(source)
@@ -39,6 +40,7 @@ class ReembedOp(MigrateOperation):
         self.recipe = _of_type("recipe", recipe, Recipe)
         self.factory = _of_type("factory", factory, str)
         self.metric = metric
+        self.allow_lag = _of_type("allow_lag", allow_lag, bool)
         if metric not in get_args(Metric):
             raise ScriptError(
                 f"there is no metric {metric!r}",

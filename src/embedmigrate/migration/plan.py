@@ -116,7 +116,12 @@ def _transition(
     leaves, target = moves[0].source, moves[-1].target
     if leaves is not None and not any(isinstance(move, ReembedOp) for move in moves):
         return Rebinding(revision=revision, model=target, leaves=leaves)
-    return Transition(revision=revision, spec=spec_after(settings, moves), leaves=leaves)
+    return Transition(
+        revision=revision,
+        spec=spec_after(settings, moves),
+        leaves=leaves,
+        allow_lag=next(it.allow_lag for it in reversed(moves) if isinstance(it, ReembedOp)),
+    )
 
 
 def plan_downgrade(

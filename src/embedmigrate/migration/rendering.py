@@ -20,12 +20,17 @@ class ScriptBody:
     downgrade: str
 
 
-def render(collection: str, source: str | None, spec: IndexSpec) -> ScriptBody:
-    """The body of a revision that moves ``collection`` from ``source`` to ``spec``."""
+def render(
+    collection: str, source: str | None, spec: IndexSpec, *, allow_lag: bool = False
+) -> ScriptBody:
+    """The body of a revision that moves ``collection`` from ``source`` to ``spec``.
+
+    ``allow_lag`` is for a source that does not tell of its changes."""
     index = [
         f"recipe={_recipe(spec)}",
         f"factory={_quoted(spec.factory)}",
         f"metric={_quoted(spec.metric)}",
+        *(["allow_lag=True"] if allow_lag else []),
     ]
     imports = "EmbeddingModel, Recipe, op"
     return _body("reembed", collection, source, spec.model, index, imports)

@@ -97,9 +97,7 @@ def moving_form(reference: str) -> str | None:
     """What makes ``reference`` one that can be moved; None if nothing in its form does."""
     tag = re.split(r"[:@]", reference)[-1] if not _DIGEST.fullmatch(reference) else ""
     forms = (
-        (not reference.strip(), "an empty revision"),
-        (_WILDCARD.search(reference), "a wildcard"),
-        (_RANGE.search(reference), "a range of versions"),
+        (what := unfetchable(reference), what or ""),
         (re.search(r"(^|[:@-])latest$", reference, re.I), "the tag latest, which moves"),
         (tag.upper() == "HEAD", "HEAD, which moves"),
         (re.match(r"(refs|origin|heads|tags)/", tag), "a git reference, which moves"),
@@ -107,6 +105,16 @@ def moving_form(reference: str) -> str | None:
         (_ABBREVIATED.fullmatch(tag), f"an abbreviated commit hash, {len(tag)} digits of 40"),
     )
     return next((why for found, why in forms if found), None)
+
+
+def unfetchable(revision: str) -> str | None:
+    """What ``revision`` is when no repository can have something of that name."""
+    forms = (
+        (not revision.strip(), "an empty revision"),
+        (_WILDCARD.search(revision), "a wildcard"),
+        (_RANGE.search(revision), "a range of versions"),
+    )
+    return next((what for found, what in forms if found), None)
 
 
 def why_unpinned(reference: str) -> str | None:
@@ -169,6 +177,8 @@ def require_commit(revision: str | None, info: ValidationInfo) -> str | None:
     if revision is None or is_commit(revision) or _allowed(info):
         return revision
     why = moving_form(revision) or "a branch or a tag, which can be moved"
+    if is_commit(revision.lower()):
+        why = "in capital letters, which no commit hash is written in"
     raise unpinned(f"{revision!r} is {why}; expected the 40 hexadecimal digits of a commit")
 
 

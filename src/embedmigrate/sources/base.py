@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -87,6 +87,38 @@ class SourceConfig(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
+class Captured(NamedTuple):
+    """A change that a source recorded itself. What it was is a hint: the document is read again."""
+
+    number: int
+    document_id: str
+    change: str
+    """``changed`` or ``deleted``."""
+
+
+class Capture(Protocol):
+    """The recording of a source that notes every change in the transaction that makes it."""
+
+    def token(self) -> str | None:
+        """Which recording this is; None while nothing is recorded.
+
+        Another token than before means that changes may have been missed in between.
+        """
+
+    def head(self) -> int:
+        """The number of the last change that was recorded, forgotten or not; 0 for none."""
+
+    def read(self, after: int, limit: int) -> list[Captured]:
+        """At most ``limit`` changes with a number greater than ``after``, in order of commit."""
+
+    def forget(self, through: int) -> None:
+        """Drop the changes up to ``through``, which nobody will ask for again."""
+
+
+ChangedSince = Callable[[Any], tuple[list[str], Any]]
+"""From a watermark (JSON; None at first) to the documents that changed since, and the next one."""
+
+
 class Source(Protocol):
     """A system of record, seen through one recipe.
 
@@ -100,6 +132,14 @@ class Source(Protocol):
 
     bytewise: bool
     """Whether ``scan`` and ``states`` yield ids in ascending order of their UTF-8 bytes."""
+
+    @property
+    def capture(self) -> Capture | None:
+        """Its recording of changes; None for a source that has none to offer."""
+
+    @property
+    def changed_since(self) -> ChangedSince | None:
+        """A hint at edited and new documents; None without one. Deleted ones it never tells."""
 
     def prepare(self) -> int:
         """Make the source ready to be read and return the number of documents.

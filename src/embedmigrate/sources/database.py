@@ -36,6 +36,7 @@ class Database:
         parsed = _parse(url, root)
         self.name = _name(parsed)
         self._secrets = _secrets(parsed)
+        self._url = parsed
         try:
             self.engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
         except ImportError as error:
@@ -53,7 +54,7 @@ class Database:
         if statement := _READ_ONLY.get(self.dialect):
             sa.event.listen(self.engine, "connect", _on_connect(statement))
 
-    def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    def rows(self, statement: sa.Select[Any] | sa.TextClause) -> Sequence[sa.Row[Any]]:
         """All rows of a statement, read in a transaction of its own."""
         with self._connect() as connection:
             try:
@@ -90,6 +91,28 @@ class Database:
                     found=self._message(error),
                     next_step="correct `table` of the source in the configuration",
                 ) from None
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction that may write, on a connection of its own; for capture alone."""
+        engine = sa.create_engine(self._url, hide_parameters=True, poolclass=sa.NullPool)
+        if self.dialect == "sqlite":
+            sa.event.listen(engine, "connect", _on_connect("PRAGMA busy_timeout = 30000"))
+        try:
+            with engine.connect() as connection:
+                if self.dialect == "sqlite":
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
+                connection.commit()
+        except exc.DBAPIError as error:
+            raise self._temporary(error) or ConfigError(
+                f"the database {self.name} cannot be changed",
+                found=self._message(error),
+                expected="the right to create triggers and tables, and to delete from them",
+                next_step="embedmigrate capture install --sql prints what somebody else may run",
+            ) from None
+        finally:
+            engine.dispose()
 
     def can_hold(self, key: Sequence[object]) -> bool:
         """Whether a key of these values could stand in the database: else it cannot be asked."""

@@ -17,7 +17,14 @@ from embedmigrate.context import AdapterContext
 from embedmigrate.errors import ConfigError, DuplicateId, Refused, SourceChanged
 from embedmigrate.models import Recipe
 from embedmigrate.models.canonical import digest
-from embedmigrate.sources.base import Document, DocumentState, KeyRange, SourceConfig
+from embedmigrate.sources.base import (
+    Capture,
+    ChangedSince,
+    Document,
+    DocumentState,
+    KeyRange,
+    SourceConfig,
+)
 from embedmigrate.sources.keys import cut
 from embedmigrate.sources.spool import RepeatedId, Spool, SpoolRow
 from embedmigrate.sources.values import DocumentMaker
@@ -66,6 +73,14 @@ class FileSource(ABC):
         self._prepared = False
 
     # -- the protocol -------------------------------------------------------------------------
+
+    @property
+    def capture(self) -> Capture | None:
+        return None
+
+    @property
+    def changed_since(self) -> ChangedSince | None:
+        return None
 
     def prepare(self) -> int:
         for _ in range(_ATTEMPTS):

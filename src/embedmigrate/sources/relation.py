@@ -35,6 +35,8 @@ class Relation:
     def __init__(self, database: Database, config: SqlConfig, fields: Sequence[str]) -> None:
         self.database = database
         self.name = config.table or "the query"
+        self.table = ""
+        """Its name without a schema; empty for a query."""
         self._key = config.key
         self._unique: list[set[str]] = []
         self._never_null: set[str] = set()
@@ -87,6 +89,22 @@ class Relation:
         not_null = [column.is_not(None) for column in self._columns(self._key)]
         return next(iter(self.database.rows(self._select(self._key, *not_null).limit(1))), None)
 
+    def newer(self, column: str, than: object, limit: int) -> Sequence[sa.Row[Any]]:
+        """The first ``limit`` rows whose ``column`` is greater: the key, then the column."""
+        newer = self._columns([column])[0]
+        statement = self._select((*self._key, column), newer > _value(than))
+        return self.database.rows(statement.order_by(newer).limit(limit))
+
+    def equal(self, column: str, to: object, limit: int) -> Sequence[sa.Row[Any]]:
+        """The keys of at most ``limit`` rows whose ``column`` has this value."""
+        same = self._columns([column])[0] == _value(to)
+        return self.database.rows(self._select(self._key, same).limit(limit))
+
+    def greatest(self, column: str) -> Any:
+        """The greatest value of a column; None when there is none."""
+        greatest = sa.select(sa.func.max(self._columns([column])[0])).select_from(self._from)
+        return self.database.rows(greatest.where(*self._where))[0][0]
+
     # -- counts -------------------------------------------------------------------------------
 
     def count(self, *conditions: Condition) -> int:
@@ -126,6 +144,7 @@ class Relation:
                         columns = inspector.get_columns(table, schema)
                 except NoSuchTableError:
                     continue
+                self.table = table
                 self._never_null = {c["name"] for c in columns if not c["nullable"]}
                 self._unique = list(_unique_sets(inspector, table, schema))
                 known = [column["name"] for column in columns]
@@ -204,7 +223,10 @@ def _unique_sets(inspector: sa.Inspector, table: str, schema: str | None) -> Ite
     try:
         if primary := inspector.get_pk_constraint(table, schema)["constrained_columns"]:
             yield set(primary)
-        for constraint in inspector.get_unique_constraints(table, schema):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipped unsupported reflection", SAWarning)
+            constraints = inspector.get_unique_constraints(table, schema)
+        for constraint in constraints:
             yield {name for name in constraint["column_names"] if name is not None}
     except (NotImplementedError, NoSuchTableError):
         return

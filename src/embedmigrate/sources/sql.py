@@ -7,6 +7,7 @@ source can be written while it is read, and no transaction stays open on it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -14,16 +15,24 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from embedmigrate.context import AdapterContext
 from embedmigrate.errors import ConfigError, DuplicateId
 from embedmigrate.models import Recipe
-from embedmigrate.sources.base import Document, DocumentState, KeyRange, SourceConfig
+from embedmigrate.sources.base import (
+    ChangedSince,
+    Document,
+    DocumentState,
+    KeyRange,
+    SourceConfig,
+)
 from embedmigrate.sources.keys import KeyCodec, cut
 from embedmigrate.sources.values import DocumentMaker, UnusableRecord
 
 if TYPE_CHECKING:
+    from embedmigrate.sources.capture import SqliteCapture
     from embedmigrate.sources.relation import Relation
 
 _KEYS_A_PAGE = 4096
 _KEYS_A_QUERY = 100
 _PAGE_CHARACTERS = 4_000_000
+_KEYS_A_HINT = 100_000
 
 
 class SqlConfig(SourceConfig):
@@ -70,9 +79,33 @@ class SqlSource:
         self._database = Database(config.url.get_secret_value(), context.root)
         self._opened: Relation | None = None
         self._codec: KeyCodec | None = None
+        self._recording: SqliteCapture | None = None
+        self._collection = context.collection
         self._page_rows = 100
 
     # -- the protocol -------------------------------------------------------------------------
+
+    @property
+    def capture(self) -> SqliteCapture | None:
+        if self._config.table is None or self._database.dialect != "sqlite":
+            return None
+        return self.recording()
+
+    def recording(self) -> SqliteCapture:
+        """The triggers of this table, there or not; ``ConfigError`` where none can be."""
+        from embedmigrate.sources.capture import SqliteCapture, require_table
+
+        if self._recording is None:
+            require_table(self._config.table, self._database.dialect)
+            table = self._relation.table
+            self._recording = SqliteCapture(
+                self._database, self._collection, table, self._config.key
+            )
+        return self._recording
+
+    @property
+    def changed_since(self) -> ChangedSince | None:
+        return None if self._config.updated_at is None else self._changed_since
 
     def prepare(self) -> int:
         self._opened = self._codec = None
@@ -137,6 +170,22 @@ class SqlSource:
     def close(self) -> None:
         self._database.close()
 
+    def _changed_since(self, watermark: Any) -> tuple[list[str], Any]:
+        column, relation = self._config.updated_at, self._relation
+        assert column is not None
+        if watermark is None:
+            greatest = relation.greatest(column)
+            return [], None if greatest is None else _stored(greatest)
+        last = _loaded(watermark)
+        rows = relation.newer(column, last, _KEYS_A_HINT)
+        if not rows:
+            return [], watermark
+        # one that was committed late may bear the time that was the greatest before
+        same = relation.equal(column, last, _KEYS_A_PAGE)
+        if len(rows) == _KEYS_A_HINT and rows[0][-1] != rows[-1][-1]:
+            rows = [row for row in rows if row[-1] != rows[-1][-1]]  # the rest comes next time
+        return [self._id(self._key(row)) for row in (*same, *rows)], _stored(rows[-1][-1])
+
     # -- within -------------------------------------------------------------------------------
 
     @property
@@ -199,3 +248,23 @@ class SqlSource:
             return self._maker.make(id, values[:cut], values[cut:])
         except UnusableRecord as error:
             raise error.at(f"{self._relation.name}, key {id!r}") from None
+
+
+def _stored(value: Any) -> Any:
+    """A value of the ``updated_at`` column as JSON that ``_loaded`` turns back."""
+    if isinstance(value, datetime):
+        return {"datetime": value.isoformat()}
+    if isinstance(value, str | int | float):
+        return value
+    raise ConfigError(
+        "the `updated_at` column of the source cannot be used",
+        found=f"values of type {type(value).__name__}",
+        expected="times, text or numbers that only grow",
+        next_step="name another column, or leave `updated_at` out",
+    )
+
+
+def _loaded(watermark: Any) -> Any:
+    return (
+        datetime.fromisoformat(watermark["datetime"]) if isinstance(watermark, dict) else watermark
+    )

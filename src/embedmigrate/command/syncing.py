@@ -1,0 +1,222 @@
+"""``sync``: keep what is live up to date with its source, under the same pins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
+
+from embedmigrate.catalog import indexes, journal, routes
+from embedmigrate.catalog.locks import Role
+from embedmigrate.command.project import Project
+from embedmigrate.command.telling import failures_told, tell_failure
+from embedmigrate.config import Settings
+from embedmigrate.engine import intake
+from embedmigrate.engine.follow import Followed
+from embedmigrate.engine.job import Job, Reporter, StopSignal
+from embedmigrate.engine.lock import held
+from embedmigrate.engine.sync import Round
+from embedmigrate.engine.sync import sync as sync_once
+from embedmigrate.errors import EmbedMigrateError, IndexGone, LockHeld, Temporary
+
+PATIENCE = 5.0
+"""Seconds that one `sync` waits for another to end its round."""
+_LONGEST_PAUSE = 60.0
+
+
+def sync(
+    settings: Settings,
+    collections: Sequence[str] = (),
+    *,
+    compare: bool = False,
+    allow_mass_delete: bool = False,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> dict[str, Any]:
+    """Bring what is live up to what the source is now; by default of every collection that has it.
+
+    ``compare`` compares source and index as a whole even where every change is recorded. Raises
+    ``Drifted`` when the model is not itself; ``LockHeld`` when another process is at it. Each
+    collection is done, whatever happens to the others; the first error is raised, and its
+    ``result`` is what would have been returned.
+    """
+    with _project(settings, reporter, stop, allow_mass_delete) as project:
+        names = _names(project, collections)
+        entries, first = [], None
+        for name in names:
+            try:
+                with failures_told(project, name):
+                    entries.append(_through(project.job(name), anew=True if compare else None))
+            except EmbedMigrateError as error:
+                if error.exit_code == 7:
+                    raise
+                entries.append({"collection": name, "error": error.message})
+                first = first or error
+        result = {"schema": 1, "collections": entries}
+        if first is not None:
+            first.result = result
+            raise first
+        return result
+
+
+def follow(
+    settings: Settings,
+    collections: Sequence[str] = (),
+    *,
+    every: float = 1.0,
+    compare_every: float = 900.0,
+    allow_mass_delete: bool = False,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> None:
+    """``sync`` for ever: a look each ``every`` seconds, until ``stop`` is set (``Stopped``).
+
+    A source that does not tell of its changes is compared each ``compare_every`` seconds. What is
+    temporary is tried again, later and later; what is not, a model that drifted among it, ends it.
+    """
+    with _project(settings, reporter, stop, allow_mass_delete) as project:
+        names = _names(project, collections)
+        compared = dict.fromkeys(names, -compare_every)
+        pause = every
+        while True:
+            project.stop.check()
+            try:
+                busy = [_look_at(project, name, compared, compare_every) for name in names]
+                pause = 0.0 if any(busy) else every
+            except LockHeld:
+                pause = every
+            except Temporary as error:
+                pause = min(max(2 * pause, every), _LONGEST_PAUSE)
+                project.reporter.note(f"tried again in {pause:.0f} s: {error}")
+            project.stop.wait(max(pause, 0.05))  # whoever waits for the lock shall get it
+
+
+def lag_of(job: Job) -> dict[str, Any]:
+    """How far what is live is behind: entries of the journal, and since when the oldest waits."""
+    with job.catalog.read() as connection:
+        live = routes.get(connection, job.collection).live_index
+        if live is None:
+            return {"entries": 0, "seconds": 0.0}
+        position = indexes.get(connection, live).position
+        head = journal.head(connection, job.collection)
+        since = journal.waiting_since(connection, job.collection, position)
+    return {
+        "entries": head - position,
+        "seconds": 0.0 if since is None else max(0.0, time.time() - since),
+    }
+
+
+def _project(
+    settings: Settings,
+    reporter: Reporter | None,
+    stop: StopSignal | None,
+    allow_mass_delete: bool,
+) -> Project:
+    return Project(settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete)
+
+
+def _names(project: Project, collections: Sequence[str]) -> list[str]:
+    """The collections to keep up to date; ``IndexGone`` when nothing of them is live."""
+    for name in collections:
+        project.settings.collection(name)
+    wanted = list(dict.fromkeys(collections)) or sorted(project.settings.collections)
+    with project.catalog.read() as connection:
+        live = [name for name in wanted if routes.get(connection, name).live_index is not None]
+    if missing := [name for name in collections if name not in live]:
+        raise _nothing_live(", ".join(missing))
+    if not live:
+        raise _nothing_live(", ".join(wanted))
+    return live
+
+
+def _nothing_live(names: str) -> IndexGone:
+    return IndexGone(
+        f"nothing of {names} is live that could be kept up to date",
+        expected="a first index",
+        next_step="embedmigrate upgrade",
+    )
+
+
+def _through(job: Job, *, anew: bool | None) -> dict[str, Any]:
+    """Rounds until nothing is left to do."""
+    total = Followed()
+    while True:
+        with held(job, Role.FOLLOWER, patience=PATIENCE) as lease:
+            done = sync_once(job, lease, anew=anew)
+        _add(total, done.followed)
+        if not done.followed.more:
+            return _entry(job, done, total)
+        anew = False  # what was found is in the journal
+        job.stop.wait(0.2)
+
+
+def _look_at(
+    project: Project, collection: str, compared: dict[str, float], compare_every: float
+) -> bool:
+    """``_look``; hooks hear of what ends the worker, and not of what is tried again."""
+    try:
+        return _look(project.job(collection), compared, compare_every)
+    except Exception as error:
+        if not isinstance(error, Temporary):
+            tell_failure(project, collection, error)
+        raise
+
+
+def _look(job: Job, compared: dict[str, float], compare_every: float) -> bool:
+    """One round if there is something to do; whether there was."""
+    due = time.monotonic() - compared[job.collection] >= compare_every
+    if not due and not _has_work(job):
+        return False
+    with held(job, Role.FOLLOWER) as lease:
+        done = sync_once(job, lease, anew=None if due else False)
+    if due and not done.followed.more:
+        compared[job.collection] = time.monotonic()
+    if done.followed.changes:
+        job.reporter.note(f"{job.collection}: {_said(done.followed)}")
+    return done.followed.more
+
+
+def _has_work(job: Job) -> bool:
+    """Whether the source has recorded something, the journal holds something, or a switch waits."""
+    with job.catalog.read() as connection:
+        route = routes.get(connection, job.collection)
+        if route.live_index is None:
+            return False
+        live = indexes.get(connection, route.live_index)
+        if route.settled_generation != route.generation:
+            return True
+        if journal.head(connection, job.collection) > live.position:
+            return True
+    with closing(job.open_source(live.spec.recipe)) as source:
+        return intake.waits(job, source)
+
+
+def _add(total: Followed, part: Followed) -> None:
+    for field, value in asdict(part).items():
+        if field != "more":
+            setattr(total, field, getattr(total, field) + value)
+
+
+def _entry(job: Job, done: Round, total: Followed) -> dict[str, Any]:
+    with job.catalog.read() as connection:
+        recipe = indexes.get(connection, done.index).spec.recipe
+    with closing(job.open_source(recipe)) as source:
+        means = intake.means_of(source, told=job.told_by_application)
+    figures = {field: value for field, value in asdict(total).items() if field != "more"}
+    return {
+        "collection": job.collection,
+        "index": done.index,
+        "generation": done.generation,
+        "changes": means,
+        **figures,
+        "lag": lag_of(job),
+    }
+
+
+def _said(followed: Followed) -> str:
+    return (
+        f"{followed.written} written ({followed.embedded} embedded), {followed.metadata} metadata, "
+        f"{followed.deleted} deleted"
+    )

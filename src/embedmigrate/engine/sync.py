@@ -1,0 +1,135 @@
+"""Sync: keep what is live up to date, under the pins that it was made with.
+
+One round at a time, each under the follower's lock: a migration of the same collection goes on
+beside it, and whoever switches the route waits for the end of a round. What is live is looked up
+anew in each.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+from embedmigrate.catalog import indexes, intake, journal, locks, routes
+from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.records import IndexState
+from embedmigrate.engine.follow import Followed
+from embedmigrate.engine.job import Job
+from embedmigrate.engine.settle import catch_up
+from embedmigrate.errors import DamagedIndex, FencedOut, IndexGone
+
+ROUND_SECONDS = 10.0
+"""A round ends between two pages after so long, so that whoever waits for the lock gets it."""
+JOURNAL_KEPT = 1_000_000
+"""Entries that are kept for a retained index. One that lags more is compared before it is used."""
+_IDS_A_CALL = 500
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did."""
+
+    index: str
+    generation: int
+    followed: Followed
+
+
+def sync(job: Job, lease: Lease, *, anew: bool | None = None) -> Round:
+    """One round for the live index; ``IndexGone`` when nothing is live.
+
+    ``anew`` is whether source and index are compared as a whole; None: where nothing else tells of
+    every change. Also finishes what a switch left to do, and takes deleted documents out of the
+    retained indexes at once.
+    """
+    with job.catalog.read() as connection:
+        route = routes.get(connection, job.collection)
+        live = None if route.live_index is None else indexes.get(connection, route.live_index)
+    if live is None:
+        raise IndexGone(
+            f"nothing of {job.collection!r} is live that could be kept up to date",
+            expected="a first index",
+            next_step="embedmigrate upgrade",
+        )
+    unsettled = route.settled_generation != route.generation
+    followed = catch_up(
+        job,
+        lease,
+        live.name,
+        generation=route.generation if unsettled else None,
+        anew=anew,
+        seconds=ROUND_SECONDS,
+    )
+    with job.catalog.write() as connection:
+        locks.renew(connection, lease)
+        if unsettled and not followed.more:
+            routes.note_settled(connection, lease, route.generation)
+        if anew is not False and not followed.more:
+            intake.note_compared(connection, job.collection)
+    delete_in_retained(job, lease)
+    prune(job)
+    return Round(live.name, route.generation, followed)
+
+
+def delete_in_retained(job: Job, lease: Lease, *, beside_runner: bool = False) -> int:
+    """Delete what the source no longer has from the retained indexes; edits wait for a rollback.
+
+    So that a rollback that cannot wait brings no deleted document back (I2). Left to the runner
+    where one is at work, unless it is this process (``beside_runner``): it may be writing to such
+    an index. Returns the number of rows.
+    """
+    with job.catalog.read() as connection:
+        if not beside_runner and locks.holder(connection, job.collection) is not None:
+            return 0
+        head = journal.head(connection, job.collection)
+        live = routes.get(connection, job.collection).live_index
+        served = None if live is None else indexes.get(connection, live).container
+        pending = [
+            (index, entries)
+            for index in indexes.of_collection(connection, job.collection, IndexState.RETAINED)
+            if index.adopted is None and index.container != served
+            for after in [max(index.position, index.deleted_through or 0)]
+            if (entries := journal.deletes(connection, job.collection, after, head))
+        ]
+    deleted = 0
+    for index, entries in pending:
+        seqs = {entry.document_id: entry.seq for entry in entries}
+        with suppress(FencedOut, IndexGone, DamagedIndex):  # whoever uses it next follows it
+            with (
+                closing(job.open_source(index.spec.recipe)) as source,
+                closing(job.writer(index, lease, run="follow")) as writer,
+            ):
+                ids = list(seqs)
+                for start in range(0, len(ids), _IDS_A_CALL):
+                    page = ids[start : start + _IDS_A_CALL]
+                    back = source.get(page)
+                    gone = [(id, seqs[id]) for id in page if id not in back]
+                    if gone:
+                        deleted += writer.delete(gone).applied
+            with job.catalog.write() as connection:
+                locks.renew(connection, lease)
+                indexes.note_deleted(connection, index.name, head)
+    return deleted
+
+
+def prune(job: Job) -> int:
+    """Drop the journal entries that every index has passed; returns how many.
+
+    An index that needs a comparison anyway keeps nothing, and one that lags too far is turned into
+    such a one.
+    """
+    with job.catalog.read() as connection:
+        head = journal.head(connection, job.collection)
+        ours = [
+            index
+            for index in indexes.of_collection(connection, job.collection)
+            if index.adopted is None
+        ]
+    under_way = (IndexState.BUILDING, IndexState.READY, IndexState.LIVE)
+    keeping = [index for index in ours if index.tracked_by or index.state in under_way]
+    oldest = head - JOURNAL_KEPT
+    through = min((index.position for index in keeping), default=head)
+    with job.catalog.write() as connection:
+        for index in keeping:
+            if index.position < oldest:
+                indexes.track(connection, index.name, None)
+        return journal.prune(connection, job.collection, max(through, oldest))

@@ -1,0 +1,379 @@
+"""What changes in the source is found in what is live, under the same pins."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedmigrate import Collection, command
+from embedmigrate.embedders.static import StaticEmbedder
+from embedmigrate.engine import follow as following
+from embedmigrate.errors import Drifted, IndexGone, Irreversible, LockHeld, UsageError
+from tests.command_line import run
+from tests.library import COLLECTION, Library
+from tests.workspace import ARTICLES, Workspace, documents, wait_for
+
+MANAGED = re.sub(
+    r"\[collections.articles.source\](.|\n)*",
+    """[collections.articles.source]
+kind = "managed"
+id = "_id"
+text = ["title", "text"]
+metadata = ["topic"]
+""",
+    ARTICLES,
+)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    """Live, and its changes are recorded."""
+    library = Library.of(tmp_path / "project")
+    command.capture_install(library.settings, "articles")
+    library.revision("wordllama", "first index")
+    library.upgrade()
+    return library
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Library:
+    """Live, and nothing is recorded."""
+    library = Library.of(tmp_path / "project")
+    library.revision("wordllama", "first index")
+    library.upgrade()
+    return library
+
+
+def sync(workspace: Workspace, **options: Any) -> dict[str, Any]:
+    (entry,) = command.sync(workspace.settings, **options)["collections"]
+    return {key: entry[key] for key in ("written", "metadata", "deleted", "embedded")}
+
+
+def holds(workspace: Workspace) -> bool:
+    return bool(command.verify(workspace.settings)["holds"])
+
+
+def change_everything(library: Library) -> None:
+    """An edit, an edit of metadata alone, a deletion and a new document."""
+    library.sql("UPDATE articles SET text = 'whales and dolphins' WHERE id = 'doc-000001'")
+    library.sql("UPDATE articles SET topic = 'sea' WHERE id = 'doc-000002'")
+    library.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    library.insert([{"_id": "new", "title": "squid", "text": "in the deep", "topic": "sea"}])
+
+
+DONE = {"written": 2, "metadata": 1, "deleted": 1, "embedded": 2}
+NOTHING = dict.fromkeys(DONE, 0)
+
+
+# -- one round ---------------------------------------------------------------------------------
+
+
+def test_what_the_source_recorded_is_applied_without_a_comparison(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(library)
+    change_everything(library)
+
+    def compared(*_: Any) -> None:
+        raise AssertionError("compared")
+
+    monkeypatch.setattr(following, "note_differences", compared)
+    assert sync(library) == DONE
+    assert sync(library) == NOTHING
+    monkeypatch.undo()
+    assert holds(library)
+    with Collection.open("articles", library.settings) as articles:
+        assert articles.search("whales and dolphins").hits[0].id == "doc-000001"
+
+
+def test_without_a_recording_source_and_index_are_compared(plain: Library) -> None:
+    change_everything(plain)
+    assert sync(plain) == DONE
+    assert sync(plain) == NOTHING
+    assert holds(plain)
+
+
+def test_what_changed_while_nothing_was_recorded_is_found_by_one_comparison(
+    plain: Library,
+) -> None:
+    change_everything(plain)
+    command.capture_install(plain.settings, "articles")
+    assert sync(plain) == DONE
+
+
+def test_a_recording_that_was_lost_is_made_up_for(library: Library) -> None:
+    library.sql("DROP TRIGGER embedmigrate_capture_articles_deleted")
+    change_everything(library)
+    assert sync(library) == DONE, "compared, because the recording is not whole"
+    library.sql("DELETE FROM articles WHERE id = 'doc-000004'")
+    command.capture_install(library.settings, "articles")
+    assert sync(library)["deleted"] == 1
+    assert holds(library)
+
+
+def test_a_comparison_can_be_asked_for(library: Library) -> None:
+    sync(library)
+    source = library.root / "library.db"
+    command.capture_remove(library.settings, "articles")
+    token_kept = sync(library)
+    assert token_kept == NOTHING and source.exists()
+    change_everything(library)
+    assert sync(library, compare=True) == DONE
+
+
+def test_the_application_can_tell_itself(tmp_path: Path) -> None:
+    told = COLLECTION.replace("also_accept", 'changes = "application"\nalso_accept')
+    library = Library.of(tmp_path / "project", collections=told)
+    library.revision("wordllama", "first index")
+    library.upgrade()
+    change_everything(library)
+    assert sync(library) == NOTHING, "nothing was told, and nothing else is looked at"
+    with Collection.open("articles", library.settings) as articles:
+        articles.changed(["doc-000001", "doc-000002", "new"])
+        articles.deleted(["doc-000003"])
+        with pytest.raises(UsageError, match="list"):
+            articles.changed("doc-000001")
+        with pytest.raises(UsageError, match="does not own"):
+            articles.upsert([{"id": "a"}])
+    assert sync(library) == DONE
+    assert holds(library)
+
+
+def test_what_the_application_says_comes_before_a_comparison(plain: Library) -> None:
+    sync(plain)
+    plain.sql("UPDATE articles SET text = 'whales' WHERE id = 'doc-000001'")
+    with Collection.open("articles", plain.settings) as articles:
+        articles.changed(["doc-000001"])
+    assert plain.status()["live"]["lag"]["entries"] == 1
+    assert sync(plain)["written"] == 1
+    assert plain.status()["live"]["lag"]["entries"] == 0
+
+
+def test_updated_at_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hinted = COLLECTION + 'updated_at = "updated_at"\n'
+    library = Library.of(tmp_path / "project", collections=hinted)
+    library.revision("wordllama", "first index")
+    library.upgrade()
+    sync(library)
+    library.sql("UPDATE articles SET text = 'x', updated_at = 2 WHERE id = 'doc-000001'")
+    library.sql("UPDATE articles SET text = 'y' WHERE id = 'doc-000002'")
+    (entry,) = command.sync(library.settings)["collections"]
+    assert entry["changes"] == "updated_at"
+    assert entry["written"] == 2, "what the hint does not tell is found by comparing"
+    assert holds(library)
+
+
+def test_nothing_live_is_said(workspace: Workspace) -> None:
+    workspace.revision("wordllama", "first")
+    workspace.upgrade(until_ready=True)
+    with pytest.raises(IndexGone, match="nothing of articles is live"):
+        command.sync(workspace.settings, ["articles"])
+
+
+def test_a_file_is_compared(migrated: Workspace) -> None:
+    migrated.write_corpus(documents(40)[1:])
+    assert sync(migrated)["deleted"] == 1
+
+
+# -- the model ---------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_itself_writes_nothing(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_everything(library)
+    embed_documents = StaticEmbedder.embed_documents
+    monkeypatch.setattr(
+        StaticEmbedder, "embed_documents", lambda self, texts: -embed_documents(self, texts)
+    )
+    with pytest.raises(Drifted):
+        command.sync(library.settings)
+    monkeypatch.undo()
+    assert run(library.root, "sync").code == 0
+    assert holds(library)
+
+
+def test_a_deletion_needs_no_model(library: Library) -> None:
+    library.edit_config('package = "wordllama"', 'package = "gone"')
+    library.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    assert sync(library)["deleted"] == 1
+
+
+# -- beside others -----------------------------------------------------------------------------
+
+
+def test_two_at_once_take_turns_or_leave(library: Library) -> None:
+    from embedmigrate.command import syncing
+    from embedmigrate.command.project import Project
+
+    with (
+        Project(library.settings) as project,
+        project.following(["articles"]),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(syncing, "PATIENCE", 0.2)
+        with pytest.raises(LockHeld, match="writes to what is live"):
+            command.sync(library.settings)
+        assert library.status()["follower"] is not None
+    assert sync(library) == NOTHING
+
+
+def test_what_is_live_is_kept_up_to_date_while_another_index_is_built(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.revision("wordllama-64", "shorter")
+    embed_documents = StaticEmbedder.embed_documents
+    inside, go_on = threading.Event(), threading.Event()
+
+    def held_up(self: StaticEmbedder, texts: Any) -> Any:
+        if self.model.dimensions == 64 and threading.current_thread().name == "upgrade":
+            inside.set()
+            assert go_on.wait(60)
+        return embed_documents(self, texts)
+
+    monkeypatch.setattr(StaticEmbedder, "embed_documents", held_up)
+    upgrade = threading.Thread(target=library.upgrade, name="upgrade")
+    upgrade.start()
+    assert inside.wait(60)
+    change_everything(library)
+    assert sync(library) == DONE
+    with Collection.open("articles", library.settings) as articles:
+        assert articles.search("whales and dolphins").hits[0].id == "doc-000001"
+        go_on.set()
+        upgrade.join(60)
+        found = wait_for(
+            lambda: articles.search("whales and dolphins"), lambda it: it.model == "wordllama-64"
+        )
+        assert found.hits[0].id == "doc-000001"
+    assert holds(library)
+
+
+def test_a_deleted_document_leaves_the_retained_index_at_once(library: Library) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    library.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    library.sql("UPDATE articles SET text = 'whales' WHERE id = 'doc-000001'")
+    sync(library)
+    library.edit_config('package = "wordllama"', 'package = "gone"')
+    command.rollback(library.settings, "articles", reason="worse", now=True)
+    store = library.settings.open_store("articles")
+    reader = store.reader("articles-0001")
+    ids = {state.id for state in reader.states()}
+    reader.close()
+    assert "doc-000003" not in ids and "doc-000001" in ids and len(ids) == 39
+
+
+def test_a_rollback_without_the_old_model_says_what_would_be_missing(library: Library) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    change_everything(library)
+    library.edit_config('package = "wordllama"', 'package = "gone"')
+    with pytest.raises(Irreversible) as refused:
+        command.rollback(library.settings, "articles", reason="worse")
+    assert "1 stale and 1 missing documents: 'doc-000001', 'new'" in str(refused.value)
+    assert "--now" in str(refused.value) and library.live() == "wordllama-64"
+
+    command.rollback(library.settings, "articles", reason="worse", now=True)
+    assert library.live() == "wordllama"
+    library.edit_config('package = "gone"', 'package = "wordllama"')
+    sync(library)
+    assert holds(library)
+
+
+def test_what_changed_since_the_cut_over_is_in_the_old_index_before_the_switch(
+    library: Library,
+) -> None:
+    library.revision("wordllama-64", "shorter")
+    revision = library.upgrade()[0]["revision"]
+    change_everything(library)
+    command.rollback(library.settings, "articles", reason="worse")
+    assert holds(library)
+    assert sync(library) == NOTHING
+    (entry,) = library.upgrade(revision, again="better now")
+    assert entry["index"] == "articles-0002"
+    assert entry["embedded"] == 2, "only what changed since"
+    assert holds(library)
+
+
+def test_the_worker_follows_until_it_is_stopped(library: Library) -> None:
+    library.revision("wordllama-64", "shorter")
+    worker = library.start("--quiet", "sync", "--follow", "--every", "0.1")
+    try:
+        with Collection.open("articles", library.settings) as articles:
+            library.sql("UPDATE articles SET text = 'whales' WHERE id = 'doc-000001'")
+            wait_for(lambda: articles.search("whales").hits[0].id, "doc-000001".__eq__)
+            library.upgrade()
+            library.sql("UPDATE articles SET text = 'a submarine' WHERE id = 'doc-000002'")
+            found = wait_for(
+                lambda: articles.search("a submarine"), lambda it: it.hits[0].id == "doc-000002"
+            )
+            assert found.model == "wordllama-64"
+            command.rollback(library.settings, "articles", reason="worse")
+            library.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+            wait_for(
+                lambda: [hit.id for hit in articles.search("a submarine", 40).hits],
+                lambda ids: "doc-000002" not in ids,
+            )
+        assert worker.poll() is None
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        _, said = worker.communicate(timeout=60)
+    assert worker.returncode == 7, said
+    assert holds(library)
+
+
+def test_stop_ok_makes_a_stopped_worker_a_good_one(library: Library) -> None:
+    worker = library.start("sync", "--follow", "--stop-ok")
+    library.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+    wait_for(lambda: library.status()["live"]["documents"], (39).__eq__)
+    worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=60)
+    assert worker.returncode == 0
+
+
+# -- managed -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def managed(tmp_path: Path) -> Workspace:
+    return Workspace.make(tmp_path / "project", corpus=[], collections=MANAGED)
+
+
+def test_documents_that_we_own_are_found_after_a_sync(managed: Workspace) -> None:
+    with Collection.open("articles", managed.settings) as articles:
+        with pytest.raises(IndexGone):
+            articles.search("stars")
+        assert articles.upsert(documents(10)) == 10
+        managed.revision("wordllama", "first")
+        (entry,) = managed.upgrade()
+        assert (entry["live"], entry["embedded"]) == (True, 10)
+        articles.upsert([{"_id": "new", "title": "squid", "text": "in the deep", "topic": "sea"}])
+        articles.upsert([documents(10)[0] | {"topic": "other"}])
+        assert articles.delete(["doc-000003", "never there"]) == 1
+        assert sync(managed) == {"written": 1, "metadata": 1, "deleted": 1, "embedded": 1}
+        assert articles.search("squid in the deep").hits[0].id == "new"
+        with pytest.raises(UsageError, match="written by embedmigrate"):
+            articles.changed(["new"])
+    assert holds(managed)
+    script = next((managed.root / "migrations" / "versions").glob("*.py")).read_text("utf-8")
+    assert "allow_lag" not in script
+
+
+def test_an_upsert_is_all_or_nothing(managed: Workspace) -> None:
+    with Collection.open("articles", managed.settings) as articles:
+        with pytest.raises(Exception, match="document 2 for articles"):
+            articles.upsert([documents(1)[0], {"_id": None, "title": "x"}])
+        with pytest.raises(Exception, match="document 1 for articles: field 'title'"):
+            articles.upsert([{"_id": "a", "title": ["a", "list"]}])
+        managed.revision("wordllama", "first")
+    source = managed.settings.open_source(
+        "articles", managed.settings.collection("articles").recipe
+    )
+    assert source.prepare() == 0 and source.capture is not None
+    assert source.capture.read(0, 10) == []
+    source.close()
