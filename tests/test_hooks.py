@@ -358,6 +358,19 @@ def test_what_is_left_to_a_person_or_paused_is_asked_when_it_is_switched(tmp_pat
     assert heard(workspace)[-2:] == ["before_cutover", "after_cutover"]
 
 
+def test_a_pause_that_comes_while_a_hook_is_asked_holds_and_no_cut_over_is_told(
+    tmp_path: Path,
+) -> None:
+    pauses = f'before_cutover = [[{PYTHON}, "-m", "embedmigrate", "pause", "articles"]]'
+    workspace = project(tmp_path / "project", pauses)
+    workspace.revision("fake-a")
+
+    answer = run(workspace.root, "upgrade")
+
+    assert (answer.code, workspace.live()) == (0, None)
+    assert heard(workspace) == ["on_start", "on_ready"]
+
+
 def test_sync_tells_of_its_failures_and_its_worker_of_what_ends_it(tmp_path: Path) -> None:
     workspace = live(tmp_path / "project")
     workspace.write_corpus([{"_id": "one", "title": "", "text": "only", "topic": "x"}] * 2)
