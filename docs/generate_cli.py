@@ -104,6 +104,7 @@ _MOVED: dict[str, Any] = {
             "total": 600,
             "done": 598,
             "skipped": 2,
+            "failed": 0,
             "embedded": 596,
         }
     ],
@@ -169,6 +170,23 @@ JSON: dict[str, dict[str, Any]] = {
                         "reason": "worse for Russian",
                     }
                 ],
+                "dead_letters": [
+                    {
+                        "index": "articles-0002",
+                        "count": 1,
+                        "documents": [
+                            {
+                                "document_id": "4711",
+                                "chunk": 0,
+                                "reason": "a vector without a direction",
+                                "attempts": 2,
+                                "seq": 17,
+                                "first_at": 1740794413.2,
+                                "last_at": 1740801122.9,
+                            }
+                        ],
+                    }
+                ],
                 "revision": "3f9c2a1b77d0",
                 "runner": "process 4711 on search-1",
                 "follower": None,
@@ -193,6 +211,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "deleted": 0,
                 "unchanged": 0,
                 "embedded": 3,
+                "failed": 0,
                 "lag": {"entries": 0, "seconds": 0.0},
             }
         ],
@@ -238,6 +257,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "collection": "articles",
                 "index": "articles-0002",
                 "holds": True,
+                "failed": 1,
                 "invariants": [
                     {
                         "invariant": 2,
@@ -352,6 +372,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "stale": 0,
                 "metadata": 0,
                 "orphaned": 0,
+                "failed": 0,
                 "proof": {
                     "sampled": 459,
                     "proven": 459,

@@ -10,7 +10,8 @@ import pytest
 
 from embedmigrate import Collection, command
 from embedmigrate.catalog import schema
-from embedmigrate.errors import UnknownCatalog
+from embedmigrate.engine.job import StopSignal
+from embedmigrate.errors import Stopped, UnknownCatalog
 from tests.workspace import Workspace
 
 
@@ -34,6 +35,14 @@ def make_schema_1(workspace: Workspace) -> None:
         catalog.execute("UPDATE embedmigrate_catalog SET schema_version = 1")
 
 
+def make_it_version_2(workspace: Workspace) -> None:
+    """Take out what schema 3 added to schema 2."""
+    with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("DROP TABLE embedmigrate_dead_letter")
+        catalog.execute("ALTER TABLE embedmigrate_batch DROP COLUMN failed")
+        catalog.execute("UPDATE embedmigrate_catalog SET schema_version = 2")
+
+
 def version(workspace: Workspace) -> int:
     with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog:
         return int(catalog.execute("SELECT schema_version FROM embedmigrate_catalog").fetchone()[0])
@@ -52,6 +61,20 @@ def test_an_application_and_a_migration_go_on_with_an_older_catalog(
     command.rollback(migrated.settings, "articles")
 
     assert migrated.live() == "wordllama"
+
+
+def test_a_migration_that_began_with_version_2_goes_on(migrated: Workspace) -> None:
+    stop = StopSignal()
+    stop.set("a test")
+    with pytest.raises(Stopped):
+        migrated.upgrade(stop=stop)
+    make_it_version_2(migrated)
+
+    (entry,) = migrated.upgrade()
+
+    assert version(migrated) == schema.SCHEMA_VERSION
+    assert entry["live"] and entry["done"] == 40 and entry["failed"] == 0
+    assert migrated.status()["dead_letters"] == []
 
 
 def test_a_catalog_that_is_up_to_date_is_not_written_to(migrated: Workspace) -> None:

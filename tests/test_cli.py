@@ -308,6 +308,7 @@ def test_a_status_of_nothing_is_null_and_empty_lists(tmp_path: Path) -> None:
         "live": None,
         "shadow": None,
         "retained": [],
+        "dead_letters": [],
         "revision": None,
         "runner": None,
         "follower": None,

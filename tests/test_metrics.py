@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedmigrate import command
+from embedmigrate.embedders.base import Vectors
+from embedmigrate.embedders.hashing import HashingEmbedder
 from embedmigrate.errors import Refused, UsageError
 from embedmigrate.metrics import file as metrics_module
 from embedmigrate.metrics import metrics_file
 from tests.command_line import run
-from tests.workspace import ARTICLES, Workspace, wait_for
+from tests.workspace import ARTICLES, Workspace, documents, wait_for
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -113,6 +116,34 @@ def test_a_lag_is_the_changes_that_the_live_index_does_not_reflect(project: Work
         run(project.root, "--metrics-file", str(path), "cutover").code == 3
     )  # writes nothing else
     assert of(path, "lag_changes", collection="articles") == 7
+
+
+def test_dead_letters_are_counted_and_logged(tmp_path: Path) -> None:
+    workspace = Workspace.make(
+        tmp_path / "project",
+        corpus=[*documents(6), {"_id": "poison", "title": "", "text": "POISON", "topic": "x"}],
+        collections=ARTICLES.replace('"wordllama"', '"fake-a"'),
+        pin=("fake-a",),
+    )
+    workspace.revision("fake-a")
+    path = workspace.root / "m.prom"
+    embed = HashingEmbedder.embed_documents
+
+    def poisoned(self: HashingEmbedder, texts: Sequence[str]) -> Vectors:
+        if any("POISON" in text for text in texts):
+            raise ValueError(texts)
+        return embed(self, texts)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(HashingEmbedder, "embed_documents", poisoned)
+        answer = run(workspace.root, "--log", "text", "--metrics-file", str(path), "upgrade")
+
+    assert answer.code == 6 and "dead_letters: dead letters" in answer.err
+    assert "POISON" not in answer.err
+    assert of(path, "dead_letters", collection="articles", index="articles-0001") == 1
+    assert of(path, "run_documents_failed", collection="articles") == 1
+    assert run(workspace.root, "--metrics-file", str(path), "upgrade", "--retry-failed").code == 0
+    assert of(path, "dead_letters", collection="articles", index="articles-0001") == 0
 
 
 def test_a_failure_keeps_the_time_of_the_last_success(project: Workspace) -> None:

@@ -33,6 +33,7 @@ def test_a_reason_of_two_lines_stays_on_the_line_of_its_index() -> None:
         "revision": None,
         "live": None,
         "shadow": {**shadow, "state": "cancelled", "done": 1, "total": 2, "reason": "too\nslow"},
+        "dead_letters": [],
         "retained": [],
         "runner": "host\x1b[31m",
         "request": {"wanted": "pause", "by": "ada", "at": 0.0, "reason": "too\nslow"},

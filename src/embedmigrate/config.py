@@ -64,6 +64,8 @@ class _General(BaseModel):
     """Stored vectors that a proof embeds again: so many find a mix of 1 % with 99 % probability."""
     lease_seconds: float = Field(default=30.0, ge=1)
     """After so long without a heartbeat another runner may take a collection over."""
+    call_seconds: float = Field(default=600.0, gt=0)
+    """How long a model may take for one call of at most 64 texts before it counts as hanging."""
     retain_seconds: float = Field(default=7 * 24 * 3600.0, ge=0)
     """Grace before ``contract`` may drop an index that is no longer live."""
     switch_grace: float = Field(default=30.0, gt=0)

@@ -142,6 +142,10 @@ class Drifted(Refused):
     """A model that claims to be the pinned one behaves otherwise."""
 
 
+class Inconsistent(Drifted):
+    """A model answers a text otherwise among others than by itself."""
+
+
 class AuditFailed(Refused):
     """A store holds something else than its collection should."""
 
@@ -281,8 +285,36 @@ class UnsupportedModel(ConfigError):
     """The model is of a kind that has no single dense vector for a text."""
 
 
+class TextRefused(ConfigError):
+    """A server refuses a request, which may be for one of the texts in it."""
+
+
 # -- what an embedder may answer --------------------------------------------------------------
 
 
 class BadAnswer(EmbedMigrateError):
     """An embedder answered something that is not one sane vector a text, in order."""
+
+
+class WrongCount(BadAnswer):
+    """Not one vector a text: which vector belongs to which text, nobody can tell."""
+
+
+class WrongDimension(BadAnswer):
+    """Vectors of another length than the model's."""
+
+
+class NotFinite(BadAnswer):
+    """Vectors with infinities, or with values that are no numbers."""
+
+
+class ZeroVector(BadAnswer):
+    """Vectors without a direction."""
+
+
+class WrongNorm(BadAnswer):
+    """Vectors that are not normalised, of a model that normalises."""
+
+
+class ModelRaised(BadAnswer):
+    """The runtime of a model raised something; ``found`` is the name of its class."""

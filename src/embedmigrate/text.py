@@ -23,7 +23,8 @@ def moved(result: dict[str, Any]) -> str:
             f"generation {entry['generation']} "
             + (
                 f"({entry['done']} documents, {entry['skipped']} skipped, "
-                f"{entry['embedded']} embedded)"
+                + (f"{entry['failed']} failed, " if entry["failed"] else "")
+                + f"{entry['embedded']} embedded)"
                 if entry["container"] in (None, entry["index"])
                 else "(its vectors stay, none was embedded)"
             )
@@ -300,6 +301,7 @@ def status(result: dict[str, Any]) -> str:
             )
             for retained in entry["retained"]
         ]
+        lines += _dead_letters(entry["dead_letters"])
         if entry["runner"]:
             lines.append(f"  runner:   {printable(entry['runner'])}")
         if entry["waiting"]:
@@ -339,6 +341,23 @@ def controlled(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _dead_letters(lists: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for it in lists:
+        lines.append(
+            f"  failed:   {it['count']} document{'s' * (it['count'] > 1)} of {it['index']} "
+            "cannot be embedded"
+        )
+        lines += [
+            f"    {printable(letter['document_id'])}: {letter['reason']}, {letter['attempts']} "
+            f"attempt{'s' * (letter['attempts'] > 1)}"
+            for letter in it["documents"]
+        ]
+        if it["count"] > len(it["documents"]):
+            lines.append(f"    … and {it['count'] - len(it['documents'])} more")
+    return lines
+
+
 def _in(entry: dict[str, Any]) -> str:
     """The index of an entry, and whose vectors it asks if they are not its own."""
     index, container = entry["index"], entry["container"]
@@ -354,7 +373,9 @@ def synced(result: dict[str, Any]) -> str:
             continue
         lines.append(
             f"{it['collection']}: {it['written']} written ({it['embedded']} embedded), "
-            f"{it['metadata']} metadata, {it['deleted']} deleted in {it['index']}, "
+            f"{it['metadata']} metadata, {it['deleted']} deleted"
+            + (f", {it['failed']} that cannot be embedded" if it["failed"] else "")
+            + f" in {it['index']}, "
             f"{it['lag']['entries']} waiting; {CHANGES[it['changes']]}"
         )
     return "\n".join(lines)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from embedmigrate.catalog import events, indexes, requests, runs
+from embedmigrate.catalog import dead_letters, events, indexes, requests, runs
 from embedmigrate.catalog.records import RunRecord, RunState
-from embedmigrate.embedders.base import Vectors
+from embedmigrate.embedders.base import Embedder, Vectors
 from embedmigrate.embedders.measuring import measured, record_of
 from embedmigrate.engine import guard as guard_module
 from embedmigrate.engine.control import comply
@@ -20,6 +21,7 @@ from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.errors import Drifted, Stopped, VerificationFailed
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.witness import Witness
+from embedmigrate.testing.embedders import Misbehaving
 from tests.engine.parts import Bench, ListSource
 
 DOCUMENTS = 60
@@ -253,6 +255,34 @@ def test_changes_that_are_followed_are_written_after_the_check(pinned: Bench) ->
         position = indexes.get(connection, "things-0001").position
     assert pinned.stored("things-0001")["d00"] != pinned.source._document("d00").content_hash
     assert position == 0, "the change is still to be applied"
+
+
+def test_a_discarded_window_takes_its_dead_letters_along(
+    pinned: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model was another one: that it refused a text proves nothing."""
+    ill = Misbehaving(pinned.embedder, "NaN", holding="text 7")
+    pinned.job.load_embedder = lambda model: cast(Embedder, ill)
+    found: list[int] = []
+
+    def drifted(self: guard_module.Guard) -> None:
+        with pinned.catalog.read() as connection:
+            found.append(dead_letters.count(connection, "things-0001"))
+        raise Drifted("another model")
+
+    with monkeypatch.context() as patched, pytest.raises(Drifted):
+        patched.setattr(guard_module.Guard, "check", drifted)
+        run_it(pinned)
+
+    assert found == [1, 1], "found in both attempts, before the check"
+    with pinned.catalog.read() as connection:
+        run = runs.latest(connection, "things")
+        assert dead_letters.count(connection, "things-0001") == 0
+    assert run is not None and (run.done, run.failed, run.pending) == (0, 0, DOCUMENTS)
+
+    pinned.job.close()
+    ill.kind = None
+    assert run_it(pinned).done == DOCUMENTS
 
 
 def test_a_platform_that_was_never_seen_is_remembered(pinned: Bench) -> None:

@@ -17,7 +17,7 @@ from embedmigrate.logs import say
 
 _WAITING = "embedmigrate_events"
 _WARNINGS = frozenset(
-    {"window_discarded", "hook_failed", "cutover_vetoed", "lock_lost", "drift", "dead_letter"}
+    {"window_discarded", "hook_failed", "cutover_vetoed", "lock_lost", "drift", "dead_letters"}
 )
 _log = logging.getLogger("embedmigrate.catalog")
 

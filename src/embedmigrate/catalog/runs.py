@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import events, schema
+from embedmigrate.catalog import dead_letters, events, schema
 from embedmigrate.catalog.database import Catalog, actor
 from embedmigrate.catalog.locks import Lease, renew
 from embedmigrate.catalog.records import STICKY, BatchRecord, IndexState, RunRecord, RunState
@@ -239,6 +239,7 @@ def finish_batch(
     done: int,
     skipped: int,
     embedded: int,
+    failed: int = 0,
 ) -> None:
     """Checkpoint: the batch is durable in the store (I14), so it counts from now on.
 
@@ -253,7 +254,9 @@ def finish_batch(
             _batch.ordinal == batch.ordinal,
             _batch.finished_at.is_(None),
         )
-        .values(finished_at=time.time(), done=done, skipped=skipped, embedded=embedded)
+        .values(
+            finished_at=time.time(), done=done, skipped=skipped, embedded=embedded, failed=failed
+        )
     )
     if finished.rowcount == 1:
         connection.execute(
@@ -262,8 +265,9 @@ def finish_batch(
             .values(
                 done=_run.done + done,
                 skipped=_run.skipped + skipped,
+                failed=_run.failed + failed,
                 embedded=_run.embedded + embedded,
-                total=_run.total + done + skipped - batch.documents,
+                total=_run.total + done + skipped + failed - batch.documents,
             )
         )
 
@@ -305,7 +309,8 @@ def confirm_window(connection: Connection, lease: Lease, run: RunRecord) -> None
 def discard_window(connection: Connection, lease: Lease, run: RunRecord, reason: str) -> int:
     """Take back the batches that were finished since the witness last held; returns how many.
 
-    Their rows must be gone from the store before (I14). What they cost stays counted.
+    Their rows must be gone from the store before (I14); what they found dead is tried again. What
+    they cost stays counted.
     """
     renew(connection, lease)
     unconfirmed = (
@@ -318,15 +323,19 @@ def discard_window(connection: Connection, lease: Lease, run: RunRecord, reason:
             sa.func.count(),
             sa.func.coalesce(sa.func.sum(_batch.done), 0),
             sa.func.coalesce(sa.func.sum(_batch.skipped), 0),
+            sa.func.coalesce(sa.func.sum(_batch.failed), 0),
             sa.func.coalesce(sa.func.sum(_batch.documents), 0),
         ).where(*unconfirmed)
     ).one()
-    batches, done, skipped, documents = found
+    batches, done, skipped, failed, documents = found
     if batches:
+        dead_letters.forget_batches(
+            connection, run.id, sa.select(_batch.ordinal).where(*unconfirmed)
+        )
         connection.execute(
             schema.batch.update()
             .where(*unconfirmed)
-            .values(finished_at=None, done=None, skipped=None, embedded=None)
+            .values(finished_at=None, done=None, skipped=None, embedded=None, failed=None)
         )
         connection.execute(
             schema.run.update()
@@ -334,7 +343,8 @@ def discard_window(connection: Connection, lease: Lease, run: RunRecord, reason:
             .values(
                 done=_run.done - done,
                 skipped=_run.skipped - skipped,
-                total=_run.total + documents - done - skipped,
+                failed=_run.failed - failed,
+                total=_run.total + documents - done - skipped - failed,
             )
         )
     events.record(

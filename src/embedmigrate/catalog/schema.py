@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -121,6 +122,7 @@ batch = Table(
     Column("done", Integer),
     Column("skipped", Integer),
     Column("embedded", Integer),
+    Column("failed", Integer),
 )
 
 journal = Table(
@@ -223,4 +225,20 @@ request = Table(  # what a person asks of whoever works on a collection
     Column("actor", String(128), nullable=False),
     Column("at", Float, nullable=False),
     Column("run_id", _BIG, ForeignKey(run.c.id)),
+)
+
+dead_letter = Table(  # a document that the model of an index cannot embed
+    "embedmigrate_dead_letter",
+    metadata,
+    Column("index_name", String(63), ForeignKey(index.c.name), primary_key=True),  # the container
+    Column("document_id", Text, primary_key=True),
+    Column("chunk", Integer, nullable=False),  # the first one that failed
+    Column("content_hash", LargeBinary, nullable=False),  # of the text that was tried last
+    Column("reason", String(128), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("seq", _BIG, nullable=False),
+    Column("run_id", _BIG),  # with ordinal, the batch that found it; NULL: found by following
+    Column("ordinal", Integer),
+    Column("first_at", Float, nullable=False),
+    Column("last_at", Float, nullable=False),
 )

@@ -28,6 +28,9 @@ from embedmigrate.cli.root import (
 @cli.command(short_help="Apply the pending revisions: embed, verify, cut over.")
 @click.argument("targets", nargs=-1)
 @click.option("--until", type=click.Choice(["ready"]), help="Stop before the cut-over.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Try documents again that could not be embedded."
+)
 @click.option("--again", metavar="REASON", help="Redo what a person rolled back or cancelled.")
 @click.option(
     "--max-minutes",
@@ -50,6 +53,7 @@ def upgrade(
     context: click.Context,
     targets: tuple[str, ...],
     until: str | None,
+    retry_failed: bool,
     again: str | None,
     max_minutes: float | None,
     window: str | None,
@@ -81,6 +85,7 @@ def upgrade(
             allow_mass_delete=yes,
             max_minutes=max_minutes,
             window=window,
+            retry_failed=retry_failed,
             **working(context),
         )
         print_result(as_json, result, text.moved)

@@ -22,10 +22,12 @@ from embedmigrate.command.telling import (
 )
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
+from embedmigrate.engine.dead_letters import of_live_index, refusal
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.limits import limited
-from embedmigrate.engine.prepare import prepare
+from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.engine.rebind import Rebinding, rebind
+from embedmigrate.engine.settle import retry_live
 from embedmigrate.errors import (
     AskedToStop,
     ConfigError,
@@ -60,6 +62,7 @@ def upgrade(
     only_ready: bool = False,
     max_minutes: float | None = None,
     window: str | None = None,
+    retry_failed: bool = False,
     reporter: Reporter | None = None,
     stop: StopSignal | None = None,
 ) -> dict[str, Any]:
@@ -68,6 +71,8 @@ def upgrade(
     Every collection that moves is brought to ``ready`` first; then Alembic walks the scripts and
     each step commits its route and its version row together. ``until_ready`` stops before the walk,
     ``again`` is the reason to redo what a person rolled back, ``only_ready`` refuses to embed.
+    ``retry_failed`` tries documents again that could not be embedded, in what is being prepared and
+    in what is live; ``DeadLetters`` when some of a live index remain.
     ``max_minutes`` and ``window`` (``"01:00-05:00 Europe/Berlin"``) say when to stop: ``Stopped``,
     at once outside the window. Returns what each collection did, and the revisions that were
     applied. With nothing pending, nothing is written. A collection that is paused, or whose
@@ -95,10 +100,11 @@ def upgrade(
         outcome = Outcome(project, held=paused(project))
         moving = {upgrade.collection for upgrade in upgrades} - outcome.held.keys()
         unsettled = project.unsettled() - outcome.held.keys()
+        retried = _with_dead_letters(project) - outcome.held.keys() if retry_failed else set()
         _ensure_collections(project, moving)
         if only_ready:
             _refuse_unprepared(project, upgrades)
-        with project.locked(moving | unsettled) as leases:
+        with project.locked(moving | unsettled | retried) as leases:
             upgrades = _pending(project, scripts, targets)  # somebody may have been faster
             if not {it.collection for it in upgrades} <= moving | outcome.held.keys():
                 raise LockHeld(
@@ -113,7 +119,13 @@ def upgrade(
                     project.following([collection]) as followers,
                 ):
                     project.settle(collection, followers[collection])
-            _prepare_all(upgrades, leases, again, outcome)
+            for collection in sorted(retried - outcome.withheld):
+                with (
+                    outcome.of(collection, leases[collection]),
+                    project.following([collection]) as followers,
+                ):
+                    retry_live(project.job(collection), followers[collection])
+            _prepare_all(upgrades, leases, again, outcome, retry_failed=retry_failed)
             applied: list[str] = []
             if not until_ready:
                 if not only_ready:
@@ -175,6 +187,12 @@ def _ensure_collections(project: Project, collections: set[str]) -> None:
                 indexes.ensure_collection(connection, collection)
 
 
+def _with_dead_letters(project: Project) -> set[str]:
+    """Collections of which a live index misses documents that could not be embedded."""
+    found = {name: of_live_index(project.job(name)) for name in project.settings.collections}
+    return {name for name, live in found.items() if live is not None and live[1]}
+
+
 def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
     for upgrade in upgrades:
         with project.catalog.read() as connection:
@@ -188,6 +206,10 @@ def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
                 expected="a person's decision to go on",
                 next_step=f"embedmigrate resume {upgrade.collection}",
             )
+            if index is not None and isinstance(upgrade.transition, Transition):
+                allowed = upgrade.transition.allow_failed
+                if dead := refusal(connection, index, allowed):
+                    raise dead
         # A cut-over that was stopped half-way leaves the index ready, whatever its run says.
         if run is None or index is None or index.state is not IndexState.READY:
             raise Refused(
@@ -204,6 +226,8 @@ def _prepare_all(
     leases: Mapping[str, Lease],
     again: str | None,
     outcome: Outcome,
+    *,
+    retry_failed: bool,
 ) -> None:
     """Prepare every collection that has neither failed nor is held."""
     project, failed = outcome.project, outcome.failed
@@ -212,14 +236,16 @@ def _prepare_all(
         if collection in outcome.withheld:
             continue
         with outcome.of(collection, leases[collection], upgrade.transition):
-            run = _prepare(project, upgrade, leases[collection], again)
+            run = _prepare(project, upgrade, leases[collection], again, retry_failed)
             project.look(collection)  # nobody may ask again before the lock is given back
             outcome.prepared[collection] = run
         if collection in failed and len(upgrades) > 1:
             project.reporter.note(f"{collection}: {failed[collection]}")
 
 
-def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None) -> RunRecord:
+def _prepare(
+    project: Project, upgrade: Upgrade, lease: Lease, again: str | None, retry_failed: bool
+) -> RunRecord:
     job = project.job(upgrade.collection)
     if isinstance(upgrade.transition, Rebinding):
         return rebind(job, lease, upgrade.transition, again=again)
@@ -229,6 +255,7 @@ def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None
         upgrade.transition,
         again=again,
         recall_target=project.settings.collection(upgrade.collection).recall_target,
+        retry_failed=retry_failed,
     )
 
 
@@ -341,6 +368,7 @@ def _describe(upgrade: Upgrade, outcome: Outcome) -> dict[str, Any]:
         "total": 0 if latest is None else latest.total,
         "done": 0 if latest is None else latest.done,
         "skipped": 0 if latest is None else latest.skipped,
+        "failed": 0 if latest is None else latest.failed,
         "embedded": 0 if latest is None else latest.embedded,
     }
 

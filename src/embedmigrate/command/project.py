@@ -85,6 +85,7 @@ class Project:
                 proof_sample=general.proof_sample,
                 lease_seconds=general.lease_seconds,
                 told_by_application=self.settings.collection(collection).changes == TOLD,
+                call_seconds=general.call_seconds,
                 reporter=self.reporter,
                 stop=self.stop,
                 hooks=self.hooks,

@@ -9,12 +9,13 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from embedmigrate.catalog import indexes, locks, requests, routes, runs
+from embedmigrate.catalog.dead_letters import states as letters_of
 from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState, RunState
 from embedmigrate.collection import Collection
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.command.syncing import lag_of
 from embedmigrate.config import Settings
-from embedmigrate.engine import intake
+from embedmigrate.engine import dead_letters, intake
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
 from embedmigrate.engine.rebind import Rebinding
@@ -106,6 +107,7 @@ def _nothing(collection: str) -> dict[str, Any]:
         "live": None,
         "shadow": None,
         "retained": [],
+        "dead_letters": [],
         "revision": None,
         "runner": None,
         "follower": None,
@@ -136,6 +138,9 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             "changes": None,
         }
     for index in indexes.of_collection(connection, collection):
+        letters = dead_letters.described(connection, index)
+        if letters["count"]:
+            entry["dead_letters"].append(letters)
         if index.name == route.live_index:
             continue
         described = _described(index)
@@ -228,6 +233,7 @@ def verify(
                     "collection": name,
                     "index": chosen.name,
                     "holds": all(finding.holds for finding in findings),
+                    "failed": findings[0].measured["failed"],
                     "invariants": [vars(finding) for finding in findings],
                 }
             )
@@ -246,7 +252,8 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
     ):
         job.reporter.phase(collection, "verifying")
         source.prepare()
-        diff = Diff(source, reader, job.work_dir)
+        dead = letters_of(job.catalog, index.container)
+        diff = Diff(source, reader, job.work_dir, dead)
         for _ in diff:
             pass
         return verify_index(

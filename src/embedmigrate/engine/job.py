@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from embedmigrate.catalog import Catalog, spaces, witnesses
 from embedmigrate.catalog.locks import Lease
@@ -15,6 +15,7 @@ from embedmigrate.catalog.records import IndexRecord, RunRecord
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.engine.guard import Guard
 from embedmigrate.engine.occasion import Deaf, EventName, Hooks, of_run
+from embedmigrate.engine.patience import Patient
 from embedmigrate.errors import Stopped
 from embedmigrate.models import EmbeddingModel, Recipe
 from embedmigrate.models.witness import Witness, WitnessRecord
@@ -120,11 +121,13 @@ class Job:
     lease_seconds: float = 30.0
     told_by_application: bool = False
     """Whether the application says itself what it changes (``Collection.changed``)."""
+    call_seconds: float = 600.0
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
     hooks: Hooks = field(default_factory=Deaf)
     allow_mass_delete: bool = False
-    """Whether a diff may delete more than a tenth of an index (``--yes``)."""
+    """Whether a diff may delete more than a tenth of an index, and a model fail on as much of a
+    collection (``--yes``)."""
     _embedders: dict[tuple[str, str], Embedder] = field(default_factory=dict)
     _guards: dict[tuple[str, str], Guard] = field(default_factory=dict)
 
@@ -177,7 +180,8 @@ class Job:
         key = (model.fingerprint, model.query_side)
         if key not in self._embedders:
             self.reporter.note(f"loading {model.reference}")
-            self._embedders[key] = self.load_embedder(model)
+            loaded = Patient(self.load_embedder(model), self.call_seconds)
+            self._embedders[key] = cast(Embedder, loaded)
         return self._embedders[key]
 
     def close(self) -> None:

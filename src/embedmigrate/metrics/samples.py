@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import Catalog, indexes, journal, routes, runs
+from embedmigrate.catalog import Catalog, dead_letters, indexes, journal, routes, runs
 from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.catalog.records import RunState
 from embedmigrate.config import Settings
@@ -26,6 +26,7 @@ MEANINGS = {
     "run_documents_skipped": "Documents of the last run that have no text",
     "run_documents_failed": "Documents of the last run that could not be embedded",
     "run_texts_embedded": "Texts that the last run asked its model for",
+    "dead_letters": "Documents that an index lacks because its model cannot embed them",
     "run_state": "State of the last run: 1 for the one that it is in",
     "command_running": "Whether the command is at work; still 1 where it was killed",
     "phase_seconds": "How long the phases of the last command of this name took",
@@ -77,7 +78,12 @@ def _of_collection(connection: Connection, collection: str) -> Iterator[Sample]:
         yield Sample("lag_changes", own, lag)
         yield Sample("lag_seconds", own, 0.0 if since is None else max(0.0, time.time() - since))
         yield Sample("live_info", {**own, "index": live.name, "model": live.model.reference}, 1)
-    if (run := runs.latest(connection, collection)) is not None:
+    run = runs.latest(connection, collection)
+    for name in {route.live_index, run and run.index_name} - {None}:
+        index = indexes.get(connection, str(name))
+        found = dead_letters.count(connection, index.container)
+        yield Sample("dead_letters", {**own, "index": index.name}, found)
+    if run is not None:
         yield Sample("run_documents", own, run.total)
         yield Sample("run_documents_done", own, run.done)
         yield Sample("run_documents_skipped", own, run.skipped)

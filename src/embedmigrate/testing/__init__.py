@@ -1,0 +1,1 @@
+"""Parts for testing adapters, and projects that use embedmigrate; nothing for production."""
