@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 
 from embedmigrate import command, errors
 from embedmigrate.command.project import Project
 from embedmigrate.config import load_settings
+from embedmigrate.embedders.local import LocalEmbedder
+from embedmigrate.engine.occasion import Occasion
+from embedmigrate.hooks.runner import document_of
 from embedmigrate.migration import lockfile
-from tests.workspace import Workspace, wait_for
+from tests.workspace import Workspace, documents, wait_for
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 JOB = EXAMPLES / "03_scheduled_job"
 POLICY = EXAMPLES / "04_policy_in_ci"
+NOTIFICATIONS = EXAMPLES / "05_notifications"
 HOOKS = EXAMPLES.parent / ".pre-commit-hooks.yaml"
 NOBODY_HAS_TO_GET_UP = {0, 7, 75}
 
@@ -44,7 +55,7 @@ def run_example(script: str, folder: Path) -> str:
 
 def test_every_numbered_example_has_a_readme() -> None:
     numbered = sorted(EXAMPLES.glob("[0-9]*"))
-    assert [folder.name[:2] for folder in numbered] == ["01", "02", "03", "04"]
+    assert [folder.name[:2] for folder in numbered] == ["01", "02", "03", "04", "05"]
     assert all((folder / "README.md").is_file() for folder in numbered)
 
 
@@ -483,3 +494,126 @@ def test_the_workflow_is_what_github_reads() -> None:
 def test_the_policy_readme_explains_every_status_that_the_check_has() -> None:
     table = (POLICY / "README.md").read_text("utf-8")
     assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "3", "78"]
+
+
+# -- 05 notifications -------------------------------------------------------------------------
+
+
+class Webhook(BaseHTTPRequestHandler):
+    """Keeps what is posted; answers with the status that the path names."""
+
+    posted: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = int(self.path.rpartition("/")[2])
+        if status == 200:
+            self.posted.append(json.loads(body))
+        self.send_response(status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def webhook() -> Iterator[str]:
+    """Address of a server on this machine that takes messages; a status has to be added."""
+    Webhook.posted.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/token-s3cret"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def notified(tmp_path: Path) -> Workspace:
+    """The project of the example, with `python3` being this Python; nothing is live yet."""
+    configuration = (NOTIFICATIONS / "embedmigrate.toml").read_text("utf-8")
+    workspace = Workspace(tmp_path / "project")
+    workspace.root.mkdir()
+    (workspace.root / "embedmigrate.toml").write_text(
+        configuration.replace('"python3"', json.dumps(sys.executable)), "utf-8"
+    )
+    shutil.copy(NOTIFICATIONS / "notify.py", workspace.root)
+    workspace.write_corpus(documents(12))
+    command.init(Path("migrations"), root=workspace.root)
+    command.pin(workspace.to_pin, "wordllama")
+    workspace.revision("wordllama")
+    return workspace
+
+
+def test_a_cut_over_a_rollback_and_a_failure_are_posted(notified: Workspace, webhook: str) -> None:
+    def run(*args: str) -> int:
+        return notified.run(*args, EMBEDMIGRATE_WEBHOOK=f"{webhook}/200").returncode
+
+    assert run("upgrade") == 0
+    assert run("downgrade", "articles@-1", "--reason", "a drill") == 0
+    assert run("upgrade") == 3
+
+    switched, back, failed = Webhook.posted
+    assert switched["text"].startswith(
+        "articles: wordllama is live now, before it nothing (12 documents, 0 skipped); by "
+    )
+    assert "articles: went back from wordllama to nothing: a drill; by " in back["text"]
+    assert failed["text"].startswith("articles: failed (status 3): revision ")
+    assert "next: embedmigrate upgrade" in failed["text"]
+    assert [it["embedmigrate"]["event"] for it in Webhook.posted] == [
+        *("after_cutover", "on_rollback", "on_failure")
+    ]
+    assert (notified.root / "embedmigrate.prom").exists()
+
+
+def test_a_drift_is_posted(
+    notified: Workspace, webhook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDMIGRATE_WEBHOOK", f"{webhook}/200")
+    answer = LocalEmbedder._answer
+    monkeypatch.setattr(
+        LocalEmbedder, "_answer", lambda self, *args: answer(self, *args)[:, ::-1].copy()
+    )
+
+    command.drift(notified.settings)
+
+    (posted,) = Webhook.posted
+    assert posted["text"].startswith("articles: its model has drifted (status 3): ")
+    assert "canaries moved" in posted["text"] and "next: embedmigrate drift" in posted["text"]
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ("500", "the webhook answered 500"),
+        ("closed", "the webhook does not answer: ConnectionRefusedError"),
+        ("", "EMBEDMIGRATE_WEBHOOK is no address of a webhook"),
+    ],
+)
+def test_a_webhook_that_does_not_take_it_stops_nothing_and_is_not_shown(
+    notified: Workspace, webhook: str, status: str, says: str
+) -> None:
+    address = f"{webhook}/{status}" if status else ""
+    if status == "closed":
+        with closing(socket.socket()) as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        address = f"http://127.0.0.1:{port}/token-s3cret"
+
+    ended = notified.run("upgrade", EMBEDMIGRATE_WEBHOOK=address)
+
+    assert ended.returncode == 0 and notified.live() == "wordllama"
+    assert f"(after_cutover) failed: {says}" in ended.stderr
+    assert "s3cret" not in ended.stderr and Webhook.posted == []
+
+
+def test_every_event_has_a_message() -> None:
+    source = (NOTIFICATIONS / "notify.py").read_text("utf-8")
+    module = ModuleType("notify")
+    exec(compile(source, "notify.py", "exec"), module.__dict__)
+    document = document_of(Occasion("on_start", "articles", to_model="minilm@1f"))
+    for event in ("on_start", "on_ready", "after_cutover", "on_rollback"):
+        assert "minilm" in module.message(document | {"event": event})
+    error = {"kind": "X", "exit_code": 1, "message": "unexpected failure"}
+    said = module.message(document | {"event": "on_failure", "collection": None, "error": error})
+    assert said == "embedmigrate: failed (status 1): unexpected failure"

@@ -8,11 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -21,11 +24,16 @@ from embedmigrate import Collection, cli, command, errors
 from embedmigrate.config import _Collection, _General, load_settings
 from embedmigrate.context import AdapterContext
 from embedmigrate.embedders.files import FileReference
+from embedmigrate.engine.occasion import Occasion
+from embedmigrate.hooks.config import HooksConfig
+from embedmigrate.hooks.runner import document_of
+from embedmigrate.metrics.samples import MEANINGS
 from embedmigrate.models import Recipe
 from embedmigrate.registry import BUILT_IN, adapter
 from embedmigrate.throttling import Throttling
+from tests.command_line import run as type_in
 from tests.sources.source_helpers import check_that_every_way_of_reading_agrees
-from tests.workspace import documents
+from tests.workspace import Workspace, documents
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -43,7 +51,8 @@ def text(page: str | Path) -> str:
 
 def blocks(page: str | Path, language: str) -> list[str]:
     """The fenced code blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```$", text(page), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for block in found]
 
 
 def by_name(page: Path) -> str:
@@ -135,7 +144,7 @@ def run(project: Path, program: str, *words: str) -> str:
     ("page", "number"),
     [
         (page, number)
-        for page in ("README.md", "docs/python-api.md")
+        for page in ("README.md", "docs/python-api.md", "docs/operations.md")
         for number in range(len(blocks(page, "python")))
     ],
 )
@@ -163,13 +172,34 @@ def test_the_configuration_of_the_readme_is_that_of_the_quickstart() -> None:
     assert configuration == text("examples/01_quickstart/embedmigrate.toml")
 
 
-@every_page
-def test_every_command_that_is_named_exists(page: Path) -> None:
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """The commands that a page shows as they are typed, without the name of the program."""
     shown = "\n".join([*blocks(page, "sh"), *blocks(page, "text")])
-    inline = re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
-    named = re.findall(r"^(?:\$ )?embedmigrate (?:-q )?([a-z-]+)", shown, re.MULTILINE)
-    named += re.findall(r"`embedmigrate\s+([a-z][a-z-]*)", inline)
-    assert set(named) <= set(cli.cli.commands)
+    inline = re.sub(r"^ *```.*?^ *```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^ *(?:\$ )?embedmigrate (.+)$", shown, re.MULTILINE)
+    lines += re.findall(r"`embedmigrate\s+([^`]+)`", inline)
+    for line in lines:
+        with suppress(ValueError):  # a quotation that goes on in the next line
+            yield shlex.split(re.split(r" [|&;>]|\]\(", line)[0], comments=True)
+
+
+@every_page
+def test_every_command_line_that_is_shown_can_be_typed(page: Path) -> None:
+    """Options exist and stand where they may, and there are no arguments too many."""
+    for words in command_lines(page):
+        try:
+            program = cli.cli.make_context("embedmigrate", list(words))
+            rest = [*getattr(program, "_protected_args", []), *program.args]
+            if rest:
+                name, found, args = cli.cli.resolve_command(program, rest)
+                assert found is not None and name is not None
+                found.make_context(name, args, parent=program)
+        except (click.exceptions.Exit, click.MissingParameter):
+            continue  # --help; or a command that is only named
+        except click.UsageError as error:
+            if isinstance(error, click.BadParameter) and "does not exist" in error.message:
+                continue  # a file of the reader's
+            pytest.fail(f"embedmigrate {shlex.join(words)}: {error.format_message()}")
 
 
 # -- links ------------------------------------------------------------------------------------
@@ -200,6 +230,7 @@ CONFIGURED: dict[str, type[BaseModel]] = {
     "`[collections.NAME]`": _Collection,
     "`[collections.NAME.throttle]`": Throttling,
     "`[models.NAME]`": FileReference,
+    "`[hooks]`": HooksConfig,
     **{f'`kind = "{name}"`': adapter("sources", name).Config for name in BUILT_IN["sources"]},
     **{f'`kind = "{name}"`': adapter("stores", name).Config for name in BUILT_IN["stores"]},
     **{
@@ -276,6 +307,53 @@ def test_every_invariant_that_the_readme_names_is_explained() -> None:
     named = set(re.findall(r"\bI(\d+)\b", text("README.md")))
     explained = set(re.findall(r"^\| (\d+) \|", text("docs/concepts.md"), re.MULTILINE))
     assert named and named <= explained
+
+
+def test_every_metric_and_every_hook_is_documented() -> None:
+    page = text("docs/operations.md")
+    for name in MEANINGS:
+        suffix = name.removeprefix("run_documents")
+        assert f"`embedmigrate_{name}`" in page or (suffix != name and f"`{suffix}`" in page), name
+    for name in HooksConfig.model_fields.keys() - {"timeout"}:
+        assert re.search(rf"^\| `{name}` \|", page, re.MULTILINE), name
+    for key in document_of(Occasion("on_start", None)):
+        assert re.search(rf"^\| [^|]*`{key}`", page, re.MULTILINE), key
+
+
+# -- the runbook ------------------------------------------------------------------------------
+
+
+def test_what_the_runbook_says_that_a_command_says_is_what_it_says() -> None:
+    program = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
+    program = re.sub(r'"\s*f?"', "", program)  # a text that goes on in the next line
+    program = re.sub(r"\{[^{}\n]*\}", "…", program)
+    _, *tables = text("docs/runbook.md").split("| it says |")
+    said = [
+        phrase
+        for table in tables
+        for cell in re.findall(r"^\| ([^|]+) \|", table.partition("\n\n")[0], re.MULTILINE)
+        for phrase in re.findall(r"`([^`]+)`", cell)
+    ]
+    assert len(said) > 12
+    for phrase in said:
+        assert phrase in program, phrase
+
+
+def test_the_rollback_at_3_am_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    workspace = Workspace.make(tmp_path / "project")
+    workspace.edit_config('model = "wordllama"', 'model = "wordllama-64"')
+    for model in ("wordllama", "wordllama-64"):
+        workspace.revision(model)
+        workspace.upgrade()
+    section = text("docs/runbook.md").partition("## Rollback at 3 a.m.")[2].partition("\n## ")[0]
+    lines = re.findall(r"^   embedmigrate (.+)$", section, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["status", "rollback", "status", "check"]
+
+    answers = [type_in(workspace.root, *shlex.split(line)) for line in lines]
+
+    assert [answer.code for answer in answers] == [0] * 4
+    assert "retained: wordllama " in answers[0].out and "live:     wordllama " in answers[2].out
+    assert type_in(workspace.root, "upgrade").code == 3
 
 
 # -- the adapter that is shown ----------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from embedmigrate.context import AdapterContext
 from embedmigrate.embedders.base import Embedder, ModelConfig
 from embedmigrate.errors import ConfigError, UnknownCollection, UnpinnedReference
+from embedmigrate.hooks.config import HooksConfig
 from embedmigrate.models import Recipe
 from embedmigrate.models.references import ALLOW_UNPINNED
 from embedmigrate.registry import adapter
@@ -40,6 +41,10 @@ _M = TypeVar("_M", bound=BaseModel)
 
 _COLLECTION = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TABLES = ("collections", "models", "hooks")
+"""The tables beside ``[embedmigrate]``."""
+_SECRET_CHARACTERS = 6
+"""A shorter value from the environment is no secret, and would hide ordinary words."""
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -65,6 +70,8 @@ class _General(BaseModel):
     """Grace before ``contract`` may drop an index that is no longer live."""
     switch_grace: float = Field(default=30.0, gt=0)
     """How long an application may serve the old pair while it opens a new one, in seconds."""
+    metrics_file: str | None = None
+    """Where working commands write their metrics, unless they are told another place."""
 
     @model_validator(mode="after")
     def _readers_can_leave(self) -> Self:
@@ -100,6 +107,7 @@ class _Collection(BaseModel):
     cutover: Literal["auto", "manual"] = "auto"
     """Whether ``upgrade`` switches what it made ready, or leaves that to ``cutover``."""
     throttle: Throttling | None = None
+    hooks: HooksConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ class CollectionSettings:
     changes: Literal["application"] | None = None
     cutover: Literal["auto", "manual"] = "auto"
     throttle: Throttling | None = None
+    hooks: HooksConfig | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -134,6 +143,9 @@ class Settings:
     general: _General
     collections: Mapping[str, CollectionSettings]
     models: Mapping[str, ModelConfig]
+    hooks: HooksConfig = field(default_factory=HooksConfig)
+    substituted: frozenset[str] = field(default=frozenset(), repr=False)
+    """What came from the environment: it may be secret, and is masked where others quote it."""
 
     @property
     def root(self) -> Path:
@@ -245,10 +257,10 @@ def load_settings(
     if path.name == "pyproject.toml":
         document = document.get("tool", {}).get("embedmigrate", {})
         prefix = ("tool", "embedmigrate")
-        general = {k: v for k, v in document.items() if k not in ("collections", "models")}
+        general = {k: v for k, v in document.items() if k not in _TABLES}
         document = {
             "embedmigrate": general,
-            **{k: v for k, v in document.items() if k in ("collections", "models")},
+            **{k: v for k, v in document.items() if k in _TABLES},
         }
     context = {ALLOW_UNPINNED: allow_unpinned}
     settings = _Parser(path.resolve(), text, prefix, context).parse(document)
@@ -277,12 +289,15 @@ class _Parser:
         self, path: Path, text: str, prefix: tuple[str, ...], context: Mapping[str, Any]
     ) -> None:
         self.path, self.text, self.prefix, self.context = path, text, prefix, dict(context)
+        self.substituted: set[str] = set()
 
     def parse(self, document: dict[str, Any]) -> Settings:
         for key in document:
-            if key not in ("embedmigrate", "collections", "models"):
+            if key not in ("embedmigrate", *_TABLES):
                 raise self.error(
-                    (key,), "unknown table", "[embedmigrate], [collections.NAME] or [models.NAME]"
+                    (key,),
+                    "unknown table",
+                    "[embedmigrate], [hooks], [collections.NAME] or [models.NAME]",
                 )
         document = self.expand(document, ())
         general = self.validate(_General, document.get("embedmigrate", {}), ("embedmigrate",))
@@ -293,7 +308,8 @@ class _Parser:
         collections = {}
         for name, table in self.tables(document, "collections", _COLLECTION):
             collections[name] = self.collection(name, table, models)
-        return Settings(self.path, general, collections, models)
+        hooks = self.validate(HooksConfig, document.get("hooks", {}), ("hooks",))
+        return Settings(self.path, general, collections, models, hooks, frozenset(self.substituted))
 
     def collection(
         self, name: str, table: dict[str, Any], models: Mapping[str, ModelConfig]
@@ -322,6 +338,7 @@ class _Parser:
             changes=parsed.changes,
             cutover=parsed.cutover,
             throttle=parsed.throttle,
+            hooks=parsed.hooks,
         )
 
     def tables(
@@ -384,11 +401,14 @@ class _Parser:
 
         def from_environment(match: re.Match[str]) -> str:
             try:
-                return os.environ[match[1]]
+                value = os.environ[match[1]]
             except KeyError:
                 raise self.error(
                     where, f"environment variable {match[1]} is not set", f"export {match[1]}=…"
                 ) from None
+            if len(value) >= _SECRET_CHARACTERS:
+                self.substituted.add(value)
+            return value
 
         return _VARIABLE.sub(from_environment, value)
 

@@ -190,6 +190,10 @@ class VerificationFailed(Refused):
     """An invariant does not hold for an index that was about to go live."""
 
 
+class Vetoed(Refused):
+    """A hook did not let a collection be cut over."""
+
+
 class FencedOut(Refused):
     """Another runner took the collection over; this one may not write any more."""
 

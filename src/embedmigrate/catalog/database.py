@@ -19,7 +19,7 @@ from sqlalchemy import event as sa_event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
-from embedmigrate.catalog import schema
+from embedmigrate.catalog import announcing, schema
 from embedmigrate.errors import ConfigError, Refused, StorageUnavailable, UnknownCatalog
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -211,6 +211,7 @@ def make_engine(url: str) -> Engine:
             found=parsed.drivername,
             next_step=f"pip install {error.name}",
         ) from None
+    announcing.listen(engine)
     if engine.dialect.name == "sqlite":
         sa_event.listen(engine, "connect", _prepare_sqlite)
         sa_event.listen(engine, "begin", _begin_sqlite)

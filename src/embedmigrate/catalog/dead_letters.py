@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import schema
+from embedmigrate.catalog import announcing, schema
 from embedmigrate.catalog.database import Catalog
 
 _letter = schema.dead_letter.c
@@ -62,6 +62,9 @@ def record(
     ``batch`` is the run and the ordinal of the backfill batch that found them.
     """
     now, (run_id, ordinal) = time.time(), batch or (None, None)
+    if failures:
+        found = {"index": container, "documents": len(failures)}
+        announcing.announce(connection, "dead_letters", None, run_id, found)
     known = of_documents(connection, container, [it.document_id for it in failures])
     for failed in failures:
         values: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import schema
+from embedmigrate.catalog import announcing, schema
 from embedmigrate.catalog.database import actor
 
 
@@ -22,8 +22,10 @@ def record(
     run_id: int | None = None,
     by: str | None = None,
 ) -> None:
-    """Add an event in the caller's transaction; ``by`` is whose doing it is, if not this process's
-    user's."""
+    """Add an event in the caller's transaction; it is logged when that is committed.
+
+    ``by`` is whose doing it is, if not this process's user's.
+    """
     connection.execute(
         schema.event.insert().values(
             at=time.time(),
@@ -34,6 +36,7 @@ def record(
             data=dict(data or {}),
         )
     )
+    announcing.announce(connection, kind, collection, run_id, data or {})
 
 
 def last(

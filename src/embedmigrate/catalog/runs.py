@@ -158,15 +158,24 @@ def move(
             expected=run.state,
             next_step="embedmigrate status",
         )
+    now = get(connection, run.id)
     if after is not run.state:
+        figures = {"total": now.total, "done": now.done, "embedded": now.embedded}
         events.record(
             connection,
             "run_state",
             run.collection,
-            {"from": run.state, "to": after, "reason": reason},
+            {
+                "from": run.state,
+                "to": after,
+                "reason": reason,
+                "revision": run.revision,
+                "index": run.index_name,
+                **figures,
+            },
             run_id=run.id,
         )
-    return get(connection, run.id)
+    return now
 
 
 def plan_batches(

@@ -12,6 +12,7 @@ from embedmigrate.cli.root import (
     confidence_option,
     json_option,
     print_result,
+    reporter_of,
     settings_of,
     share_option,
     working,
@@ -68,7 +69,7 @@ def audit(
     --attribute, stamps are not looked at: each sampled vector is compared with what every candidate
     model makes of its document, by the common recipes.
     """
-    from embedmigrate import command, progress
+    from embedmigrate import command
 
     if (faiss is None) != (ids is None):
         raise click.UsageError("--faiss and --ids belong together")
@@ -95,7 +96,7 @@ def audit(
         confidence=confidence,
         share=share,
         embed=not no_embed,
-        reporter=progress.reporter(quiet=context.obj["quiet"]),
+        reporter=reporter_of(context),
     )
     print_result(as_json, result, text.audited)
     return 0 if result["clean"] else 3

@@ -12,6 +12,7 @@ from embedmigrate.cli.root import (
     cli,
     json_option,
     print_result,
+    reporter_of,
     settings_of,
     told_all_the_same,
 )
@@ -45,13 +46,13 @@ def status(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def verify(context: click.Context, collection: str | None, index: str | None, as_json: bool) -> int:
     """Is this index whole? Measures invariants 1 to 7; exit 3 if one does not hold."""
-    from embedmigrate import command, progress
+    from embedmigrate import command
 
     result = command.verify(
         settings_of(context),
         collection,
         index=index,
-        reporter=progress.reporter(quiet=context.obj["quiet"]),
+        reporter=reporter_of(context),
     )
     print_result(as_json, result, text.verified)
     return 0 if result["holds"] else 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from embedmigrate import text
-from embedmigrate.cli.root import cli, json_option, print_result, settings_of
+from embedmigrate.cli.root import cli, json_option, print_result, reporter_of, settings_of
 
 
 @cli.command(short_help="Resolve MODEL, measure it, write its pin file.")
@@ -61,6 +61,6 @@ def drift(context: click.Context, model: str | None, as_json: bool) -> int:
     """
     from embedmigrate import command
 
-    result = command.drift(settings_of(context), model)
+    result = command.drift(settings_of(context), model, reporter=reporter_of(context))
     print_result(as_json, result, text.drifted)
     return 0 if result["holds"] else 3

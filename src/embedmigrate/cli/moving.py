@@ -18,6 +18,7 @@ from embedmigrate.cli.root import (
     sql_option,
     stop_is_fine,
     stop_ok_option,
+    tell,
     told_all_the_same,
     working,
     yes_option,
@@ -72,7 +73,7 @@ def upgrade(
     if sql:
         if len(targets) > 1:
             raise click.UsageError("--sql takes one target, or a range START:END")
-        click.echo(SQL_WARNING, err=True)
+        tell(SQL_WARNING)
         echo(command.upgrade_sql(settings, *(targets or ("heads",))))
         return
     with stop_is_fine(stop_ok), told_all_the_same(as_json):
@@ -127,7 +128,7 @@ def downgrade(
     from embedmigrate import command
 
     if sql:
-        click.echo(SQL_WARNING, err=True)
+        tell(SQL_WARNING)
         echo(command.downgrade_sql(settings_of(context), target))
         return
     result = command.downgrade(

@@ -12,6 +12,7 @@ from embedmigrate.cli.root import (
     json_option,
     print_result,
     settings_of,
+    tell,
 )
 
 
@@ -27,7 +28,7 @@ def init(directory: Path, template: str) -> None:
     for path in made:
         click.echo(path)
     if not made[-1].endswith(FILE_NAME):
-        click.echo(f"kept the configuration: see that script_location is {directory}", err=True)
+        tell(f"kept the configuration: see that script_location is {directory}")
 
 
 @cli.command("list-templates")

@@ -65,7 +65,7 @@ def sync(
     settings = settings_of(context)
     if follow and (compare or retry_failed or as_json):
         raise click.UsageError("--follow goes with none of --compare, --retry-failed and --json")
-    with stop_is_fine(stop_ok), told_all_the_same(as_json):
+    with stop_is_fine(stop_ok), told_all_the_same(as_json, text.synced):
         if follow:
             command.follow(
                 settings,

@@ -16,6 +16,7 @@ from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import AppliedRecord, IndexState
 from embedmigrate.command.project import ROUND_PATIENCE, Project, version_table
+from embedmigrate.command.telling import failures_told, rollbacks_told
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.adopted import refuse_changed
@@ -59,9 +60,12 @@ def downgrade(
     model. ``Irreversible`` when the old index is gone, or ``target`` lies inside a block of
     revisions that were applied as one.
     """
-    with Project(
-        settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
-    ) as project:
+    with (
+        Project(
+            settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
+        ) as project,
+        failures_told(project),
+    ):
         scripts = Environment(settings).scripts()
         heads = project.applied_heads()
         _refuse_ambiguous(settings, target, heads)
@@ -88,7 +92,7 @@ def downgrade(
             environment = Environment(
                 settings, project.catalog, handler=handler, on_step=handler.on_step
             )
-            with script_errors():
+            with rollbacks_told(project, plans, handler.reason), script_errors():
                 alembic.command.downgrade(environment.config, target)
             _settle(project, sorted(moving | unsettled), followers)
         return _result(_describe(project, plans), [step.revision for step in steps])
@@ -111,9 +115,12 @@ def rollback(
     the switch, it finishes that rollback and goes no further back.
     """
     settings.collection(collection)
-    with Project(
-        settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
-    ) as project:
+    with (
+        Project(
+            settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
+        ) as project,
+        failures_told(project, collection),
+    ):
         if half_done := _finish_last(project, collection):
             return _result([half_done], half_done["undone"])
         block = _last_block(project, collection)
@@ -143,9 +150,9 @@ def rollback(
             plans = _make_targets_ready(
                 project, [plan], leases, followers, now=now, rebuild=rebuild
             )
-            _switch_without_scripts(
-                project, plans[0], leases[collection], base, _reason(reason, now=now)
-            )
+            why = _reason(reason, now=now)
+            with rollbacks_told(project, plans, why):
+                _switch_without_scripts(project, plans[0], leases[collection], base, why)
             _settle(project, [collection], followers)
         return _result(_describe(project, plans), [record.revision for record in block])
 

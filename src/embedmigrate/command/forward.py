@@ -15,6 +15,11 @@ from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexState, RunRecord
 from embedmigrate.command.outcome import Outcome, do_what_was_asked_before, paused
 from embedmigrate.command.project import Project, branch_targets
+from embedmigrate.command.telling import (
+    ask_before_cutover,
+    cutovers_told,
+    failures_told,
+)
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
 from embedmigrate.engine.dead_letters import of_live_index, refusal
@@ -81,13 +86,16 @@ def upgrade(
         raise UsageError("--again needs a reason", next_step='--again "why it is right now"')
     scripts = Environment(settings).scripts()
     refuse_forks(scripts)
-    with Project(
-        settings,
-        reporter=reporter,
-        stop=stop,
-        create_catalog=True,
-        allow_mass_delete=allow_mass_delete,
-    ) as project:
+    with (
+        Project(
+            settings,
+            reporter=reporter,
+            stop=stop,
+            create_catalog=True,
+            allow_mass_delete=allow_mass_delete,
+        ) as project,
+        failures_told(project),
+    ):
         upgrades = _pending(project, scripts, targets)
         outcome = Outcome(project, held=paused(project))
         moving = {upgrade.collection for upgrade in upgrades} - outcome.held.keys()
@@ -122,8 +130,10 @@ def upgrade(
             if not until_ready:
                 if not only_ready:
                     outcome.hold_manual_ones()
+                ask_before_cutover(project, outcome.about_to_switch, outcome.failed)
                 with _caught_up(upgrades, leases, outcome) as followers:
-                    applied = _walk(scripts, targets, upgrades, leases, outcome)
+                    with cutovers_told(project, outcome.about_to_switch):
+                        applied = _walk(scripts, targets, upgrades, leases, outcome)
                     note_applied(project, scripts, applied)
                     for collection, lease in followers.items():
                         with outcome.of(collection, leases[collection]):

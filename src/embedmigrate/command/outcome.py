@@ -11,6 +11,7 @@ from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import RunRecord
 from embedmigrate.catalog.requests import Wanted, paused_by
 from embedmigrate.command.project import Project
+from embedmigrate.command.telling import failures_told
 from embedmigrate.engine.control import comply
 from embedmigrate.engine.prepare import Change, refuse_sticky
 from embedmigrate.errors import AskedToStop, EmbedMigrateError, Stopped
@@ -34,7 +35,8 @@ class Outcome:
         ``change`` is what is being prepared, or cut over.
         """
         try:
-            yield
+            with failures_told(self.project, collection):
+                yield
         except AskedToStop:
             try:
                 self._obey(collection, lease, change)
@@ -59,6 +61,11 @@ class Outcome:
     @property
     def withheld(self) -> set[str]:
         return {*self.failed, *self.held}
+
+    @property
+    def about_to_switch(self) -> dict[str, RunRecord]:
+        """The ready runs of the collections that nothing holds back."""
+        return {name: run for name, run in self.prepared.items() if name not in self.withheld}
 
     def hold_manual_ones(self) -> None:
         """Those that are ready and whose cut-over is left to a person."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from embedmigrate import resolve
+from embedmigrate.command.project import hooks_of, tell_drift
 from embedmigrate.command.vendoring import line_to_configure, packaged, summary
 from embedmigrate.config import Settings
 from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder
@@ -22,6 +23,8 @@ from embedmigrate.embedders.measuring import (
     runtime_of,
     seen_to_cut_at,
 )
+from embedmigrate.engine.job import Reporter
+from embedmigrate.engine.occasion import Hooks
 from embedmigrate.errors import ConfigError, Drifted, NotProven
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.canaries import CANARIES, SENTINELS
@@ -211,19 +214,40 @@ def _same_space(settings: Settings, name: str, model: EmbeddingModel) -> list[st
     ]
 
 
-def drift(settings: Settings, name: str | None = None) -> dict[str, Any]:
+def drift(
+    settings: Settings, name: str | None = None, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
     """Is each pinned model (or ``name``) still itself? Asks it for the canaries and compares.
 
-    The result's ``holds`` is False when one has drifted. A local model on a platform that its pin
-    file does not know gets a record of it there, if the file can be written.
+    The result's ``holds`` is False when one has drifted; hooks hear of each collection that uses
+    it. A local model on a platform that its pin file does not know gets a record of it there, if
+    the file can be written.
     """
     names = [name] if name is not None else list(_pinned_names(settings))
     entries = [_drift_of(settings, it) for it in names]
+    hooks = hooks_of(settings, None, reporter)
+    for entry in entries:
+        if entry["verdict"] == "DRIFT":
+            _tell(settings, hooks, entry)
     return {
         "schema": 1,
         "holds": all(it["verdict"] != "DRIFT" for it in entries),
         "models": entries,
     }
+
+
+def _tell(settings: Settings, hooks: Hooks, entry: Mapping[str, Any]) -> None:
+    drift = Drifted(
+        f"{entry['reference']} does not behave as it did when it was {entry['assurance']}",
+        found="; ".join(entry["reasons"]),
+        expected=f"at most {entry['threshold']:.2g} from its witness",
+        next_step=f"embedmigrate drift {entry['model']}",
+    )
+    using: list[str | None] = [
+        it.name for it in settings.collections.values() if it.model == entry["model"]
+    ]
+    for collection in using or [None]:
+        tell_drift(hooks, collection, drift)
 
 
 def _pinned_names(settings: Settings) -> Iterator[str]:

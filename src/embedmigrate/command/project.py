@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -12,12 +13,13 @@ from embedmigrate import resolve
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.catalog.locks import Lease, Role
-from embedmigrate.catalog.records import IndexRecord
+from embedmigrate.catalog.records import IndexRecord, RunRecord
 from embedmigrate.config import Settings
 from embedmigrate.engine.control import Control
 from embedmigrate.engine.intake import TOLD
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
+from embedmigrate.engine.occasion import Hooks, of_error
 from embedmigrate.engine.settle import settle
 from embedmigrate.engine.throttle import Asked, Command, Throttle, Url
 from embedmigrate.errors import (
@@ -29,7 +31,11 @@ from embedmigrate.errors import (
     ModelMismatch,
     UsageError,
 )
+from embedmigrate.hooks.runner import HookRunner
+from embedmigrate.logs import say
 from embedmigrate.migration.environment import VERSION_TABLE
+
+_log = logging.getLogger(__name__)
 
 ROUND_PATIENCE = 60.0
 """Seconds that whoever switches the route waits for a round of `sync` to end."""
@@ -51,6 +57,7 @@ class Project:
         self.reporter: Reporter = reporter or Silent()
         self.stop = stop or StopSignal()
         self.catalog = Catalog(settings.catalog_url, create=create_catalog)
+        self.hooks = hooks_of(settings, self.catalog, self.reporter, self.stop)
         self._allow_mass_delete = allow_mass_delete
         self._jobs: dict[str, Job] = {}
         self._controls: dict[str, Control] = {}
@@ -81,6 +88,7 @@ class Project:
                 call_seconds=general.call_seconds,
                 reporter=self.reporter,
                 stop=self.stop,
+                hooks=self.hooks,
                 allow_mass_delete=self._allow_mass_delete,
             )
         return self._jobs[collection]
@@ -167,6 +175,8 @@ class Project:
             settle(self.job(collection), lease)
         except (ConfigError, DigestMismatch, Drifted, ModelMismatch, BadAnswer) as error:
             self.reporter.note(f"{collection}: served as it is: {error}")
+            if isinstance(error, Drifted):
+                tell_drift(self.hooks, collection, error)
 
     def applied_heads(self) -> tuple[str, ...]:
         """The revisions in the version table."""
@@ -185,6 +195,33 @@ class Project:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def hooks_of(
+    settings: Settings,
+    catalog: Catalog | None,
+    reporter: Reporter | None = None,
+    stop: StopSignal | None = None,
+) -> HookRunner:
+    """The hooks that ``settings`` name, for one command."""
+    return HookRunner(
+        settings.hooks,
+        {name: collection.hooks for name, collection in settings.collections.items()},
+        settings.root,
+        catalog=catalog,
+        reporter=reporter or Silent(),
+        stop=stop or StopSignal(),
+        masked=settings.substituted,
+    )
+
+
+def tell_drift(
+    hooks: Hooks, collection: str | None, drift: Drifted, run: RunRecord | None = None
+) -> None:
+    """Log, and tell hooks, that a model is not itself any more."""
+    fields = {"collection": collection, "found": str(drift.found)}
+    say(_log, logging.WARNING, "drift", drift.message, fields)
+    hooks.tell(of_error("on_drift", collection, drift, run))
 
 
 version_table = sa.table(VERSION_TABLE, sa.column("version_num", sa.String(32)))

@@ -11,6 +11,7 @@ from typing import Any
 from embedmigrate.catalog import indexes, journal, routes
 from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.command.project import Project
+from embedmigrate.command.telling import failures_told, tell_failure
 from embedmigrate.config import Settings
 from embedmigrate.engine import intake
 from embedmigrate.engine.dead_letters import of_live_index, refusal, retry
@@ -51,12 +52,13 @@ def sync(
         first: EmbedMigrateError | None = None
         for name in names:
             try:
-                job = project.job(name)
-                if retry_failed:
-                    with held(job, Role.FOLLOWER, patience=PATIENCE) as lease:
-                        _ask_again(job, lease)
-                entries.append(_through(job, anew=True if compare else None))
-                _refuse_dead_letters(job)
+                with failures_told(project, name):
+                    job = project.job(name)
+                    if retry_failed:
+                        with held(job, Role.FOLLOWER, patience=PATIENCE) as lease:
+                            _ask_again(job, lease)
+                    entries.append(_through(job, anew=True if compare else None))
+                    _refuse_dead_letters(job)
             except DeadLetters as error:
                 first = first or error
             except EmbedMigrateError as error:
@@ -93,7 +95,7 @@ def follow(
         while True:
             project.stop.check()
             try:
-                busy = [_look(project.job(name), compared, compare_every) for name in names]
+                busy = [_look_at(project, name, compared, compare_every) for name in names]
                 pause = 0.0 if any(busy) else every
             except LockHeld:
                 pause = every
@@ -172,6 +174,18 @@ def _refuse_dead_letters(job: Job) -> None:
         with job.catalog.read() as connection:
             if (dead := refusal(connection, live[0], 0)) is not None:
                 raise dead
+
+
+def _look_at(
+    project: Project, collection: str, compared: dict[str, float], compare_every: float
+) -> bool:
+    """``_look``; hooks hear of what ends the worker, and not of what is tried again."""
+    try:
+        return _look(project.job(collection), compared, compare_every)
+    except Exception as error:
+        if not isinstance(error, Temporary):
+            tell_failure(project, collection, error)
+        raise
 
 
 def _look(job: Job, compared: dict[str, float], compare_every: float) -> bool:

@@ -7,6 +7,7 @@ of the cut-over: what was asked before that is obeyed, what was asked behind it 
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 
@@ -17,6 +18,9 @@ from embedmigrate.catalog.requests import Request, Wanted
 from embedmigrate.engine.job import Job, StopSignal
 from embedmigrate.engine.throttle import Throttle
 from embedmigrate.errors import Temporary
+from embedmigrate.logs import say
+
+_log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """How often a runner looks at what is asked of it."""
@@ -35,6 +39,7 @@ class Control(StopSignal):
         self._catalog, self._lease, self._throttle = catalog, lease, throttle
         self._looked_at = 0.0
         self._told: str | None = None
+        self._logged: str | None = None
 
     def check(self) -> None:
         super().check()
@@ -56,6 +61,11 @@ class Control(StopSignal):
                 self._tell(None)
 
     def _tell(self, reason: str | None) -> None:
+        if reason not in (None, self._logged):
+            self._logged = reason
+            collection = self._lease.collection
+            fields = {"collection": collection, "reason": reason}
+            say(_log, logging.INFO, "waiting", f"{collection}: waiting", fields)
         if reason != self._told:
             with suppress(Temporary), self._catalog.write() as connection:
                 runs.note_waiting(connection, self._lease, reason)

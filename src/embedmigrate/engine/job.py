@@ -11,9 +11,10 @@ from typing import Protocol, cast
 
 from embedmigrate.catalog import Catalog, spaces, witnesses
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import IndexRecord
+from embedmigrate.catalog.records import IndexRecord, RunRecord
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.engine.guard import Guard
+from embedmigrate.engine.occasion import Deaf, EventName, Hooks, of_run
 from embedmigrate.engine.patience import Patient
 from embedmigrate.errors import Stopped
 from embedmigrate.models import EmbeddingModel, Recipe
@@ -123,11 +124,16 @@ class Job:
     call_seconds: float = 600.0
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
+    hooks: Hooks = field(default_factory=Deaf)
     allow_mass_delete: bool = False
     """Whether a diff may delete more than a tenth of an index, and a model fail on as much of a
     collection (``--yes``)."""
     _embedders: dict[tuple[str, str], Embedder] = field(default_factory=dict)
     _guards: dict[tuple[str, str], Guard] = field(default_factory=dict)
+
+    def tell(self, event: EventName, run: RunRecord) -> None:
+        """Tell the hooks what happens to a run of this collection. Not inside a transaction."""
+        self.hooks.tell(of_run(self.catalog, event, run))
 
     def spaces(self, index: IndexRecord) -> frozenset[str]:
         """The fingerprints that the vectors of ``index`` may be stamped with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from embedmigrate.catalog import locks
 from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.engine.job import Job
 from embedmigrate.errors import FencedOut, LockHeld, Temporary
+from embedmigrate.logs import say
+
+_log = logging.getLogger(__name__)
 
 _ASK_AGAIN = 0.1
 """Seconds between two attempts to take a lock that is waited for."""
@@ -58,6 +62,8 @@ def _beat(job: Job, lease: Lease, over: threading.Event) -> None:
             with job.catalog.write() as connection:
                 locks.renew(connection, lease)
         except FencedOut:
+            lost = f"{lease.collection}: another runner took the lock over"
+            say(_log, logging.WARNING, "lock_lost", lost, {"collection": lease.collection})
             job.stop.set(f"the lock on {lease.collection!r} was taken over")
             return
         except Temporary:

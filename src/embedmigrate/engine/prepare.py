@@ -118,6 +118,9 @@ def _prepare(
     retry_failed: bool,
 ) -> RunRecord:
     run, index = _open_run(job, lease, transition, again)
+    was_ready = run.state is RunState.READY
+    if not was_ready:
+        job.tell("on_start", run)
     if index.container == index.name:
         job.store.create(manifest_of(job, index))
     try:
@@ -125,12 +128,15 @@ def _prepare(
             preparation = _Preparation(
                 job, lease, index, source, writer, recall_target, transition.allow_failed
             )
-            return preparation.go(run, retry_failed=retry_failed)
+            ready = preparation.go(run, retry_failed=retry_failed)
     except (Stopped, Temporary):
         raise
     except Exception as error:
         _note_failure(job, lease, run, error)
         raise
+    if not was_ready:
+        job.tell("on_ready", ready)
+    return ready
 
 
 def _refuse_lag(job: Job, transition: Transition, source: Source) -> None:

@@ -59,7 +59,9 @@ def rebind(job: Job, lease: Lease, rebinding: Rebinding, *, again: str | None = 
     if (run := _taken_up(job, lease, rebinding, live, spec)) is not None:
         return run
     proof = _prove(job, live, rebinding.model)
-    return _make_ready(job, lease, rebinding.revision, live, spec, proof, again)
+    ready = _make_ready(job, lease, rebinding.revision, live, spec, proof, again)
+    job.tell("on_ready", ready)
+    return ready
 
 
 def _live(job: Job) -> IndexRecord:

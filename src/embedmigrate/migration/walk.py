@@ -83,7 +83,7 @@ class DowngradeWalk:
         self, downgrades: Sequence[Downgrade], leases: Mapping[str, Lease], reason: str | None
     ) -> None:
         self._by_collection = {downgrade.collection: downgrade for downgrade in downgrades}
-        self._leases, self._reason = leases, reason
+        self._leases, self.reason = leases, reason
         self._step: Any = None
 
     def on_step(self, step: Any) -> None:
@@ -110,7 +110,7 @@ class DowngradeWalk:
             next(record for record in downgrade.undone if record.revision == revision),
             target_index=downgrade.target_index,
             switch=downgrade.switches and revision == downgrade.undone[0].revision,
-            reason=self._reason,
+            reason=self.reason,
         )
 
 

@@ -1,0 +1,1 @@
+"""Hooks: what the configuration wants to be run when something happens to a collection."""
