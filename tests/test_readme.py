@@ -117,10 +117,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_five_commands_change_the_model_and_change_it_back(project: Path) -> None:
+@pytest.fixture(scope="module")
+def moved(project: Path) -> tuple[Path, list[str]]:
+    """After the five commands of the README, and what was live behind each."""
     lines = blocks("README.md", "sh")[2].splitlines()
     assert len(lines) == 5
-    live = [run(project, *shlex.split(line, comments=True)) for line in lines]
+    return project, [run(project, *shlex.split(line, comments=True)) for line in lines]
+
+
+def test_the_five_commands_change_the_model_and_change_it_back(
+    moved: tuple[Path, list[str]],
+) -> None:
+    _, live = moved
     assert live == ["wordllama", "wordllama", "wordllama", "minilm", "wordllama"]
 
 
@@ -149,10 +157,10 @@ def run(project: Path, program: str, *words: str) -> str:
     ],
 )
 def test_every_program_for_applications_and_schedulers_runs(
-    project: Path, page: str, number: int, monkeypatch: pytest.MonkeyPatch
+    moved: tuple[Path, list[str]], page: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("EMBEDMIGRATE_CONFIG", raising=False)
-    monkeypatch.chdir(project)
+    monkeypatch.chdir(moved[0])
     exec(compile(blocks(page, "python")[number], page, "exec"), {})
 
 
