@@ -66,9 +66,9 @@ def stop_half_way(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None
     """An upgrade that is stopped by a signal before it embeds anything, and its lock is free."""
     stop = StopSignal()
 
-    def stops(*args: Any) -> EmbeddedBatch:
+    def stops(*args: Any, **options: Any) -> EmbeddedBatch:
         stop.set("a test")
-        return embed_documents(*args)
+        return embed_documents(*args, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr("embedmigrate.engine.backfill.embed_documents", stops)

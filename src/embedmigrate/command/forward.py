@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 
 from embedmigrate.catalog import indexes, requests, routes, runs
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import IndexState, RunRecord
+from embedmigrate.catalog.records import IndexRecord, IndexState, RunRecord
 from embedmigrate.command.outcome import Outcome, do_what_was_asked_before, paused
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.command.telling import (
@@ -206,10 +206,8 @@ def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
                 expected="a person's decision to go on",
                 next_step=f"embedmigrate resume {upgrade.collection}",
             )
-            if index is not None and isinstance(upgrade.transition, Transition):
-                allowed = upgrade.transition.allow_failed
-                if dead := refusal(connection, index, allowed):
-                    raise dead
+        if index is not None and (dead := _too_many_dead(project, upgrade, index)) is not None:
+            raise dead
         # A cut-over that was stopped half-way leaves the index ready, whatever its run says.
         if run is None or index is None or index.state is not IndexState.READY:
             raise Refused(
@@ -280,8 +278,20 @@ def _caught_up(
                     index = indexes.get(connection, outcome.prepared[collection].index_name)
                 if index.container == index.name:
                     settle.catch_up(project.job(collection), lease, index.name, anew=False)
+                if (dead := _too_many_dead(project, upgrade, index)) is not None:
+                    raise dead
                 followers[collection] = lease
         yield followers
+
+
+def _too_many_dead(
+    project: Project, upgrade: Upgrade, index: IndexRecord
+) -> EmbedMigrateError | None:
+    """``DeadLetters`` for more documents that cannot be embedded than the script allows."""
+    if not isinstance(upgrade.transition, Transition):
+        return None
+    with project.catalog.read() as connection:
+        return refusal(connection, index, upgrade.transition.allow_failed)
 
 
 def _walk(
