@@ -87,7 +87,7 @@ def fencing() -> None:
         return None
 
     for module in (locks, routes, runs):
-        setattr(module, "renew", never)
+        setattr(module, "renew", never)  # noqa: B010
     setattr(Ownership, "check", never)  # noqa: B010
 
 
@@ -108,3 +108,23 @@ def query_model() -> None:
         init(self, index, reader, Other(embedder), resources)  # type: ignore[arg-type]
 
     setattr(OpenIndex, "__init__", mixed_up)  # noqa: B010
+
+
+def resumption() -> None:
+    """What a killed run left is not used again."""
+    from embedmigrate.catalog import indexes
+
+    def none(*_: Any) -> list[Any]:
+        return []
+
+    setattr(indexes, "reusable", none)  # noqa: B010
+
+
+def verification() -> None:
+    """An index is ready without a look."""
+    from embedmigrate.engine import prepare
+
+    def nothing_found(*_: Any) -> list[Any]:
+        return []
+
+    setattr(prepare._Preparation, "_verify", nothing_found)  # noqa: B010

@@ -24,7 +24,8 @@ class Difference(NamedTuple):
     document_id: str
     kind: str
     wanted: str = ""
-    """Digest of what the source wants there; two passes that agree on it saw no change between."""
+    """Digest of what the source wants there, or the seq of an orphan's row: two passes that agree
+    on it saw no change between."""
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Diff:
         stored = next(stored_documents, None)
         for state in states:
             while stored is not None and stored.id < state.id:
-                yield Difference(stored.id, "orphan")
+                yield _orphan(stored)
                 stored = next(stored_documents, None)
             here = None
             if stored is not None and stored.id == state.id:
@@ -85,7 +86,7 @@ class Diff:
             if state.content_hash == NO_TEXT:
                 counts.skipped += 1
                 if here is not None:
-                    yield Difference(state.id, "orphan")
+                    yield _orphan(here)
                 continue
             counts.source += 1
             wanted = (state.content_hash + state.metadata_hash).hex()
@@ -96,7 +97,7 @@ class Diff:
             elif here.metadata_hash != state.metadata_hash:
                 yield Difference(state.id, "metadata", wanted)
         while stored is not None:
-            yield Difference(stored.id, "orphan")
+            yield _orphan(stored)
             stored = next(stored_documents, None)
 
     def _stored_documents(self) -> Iterator[StoredState]:
@@ -106,6 +107,10 @@ class Diff:
                 self.comparison.index += 1
                 yield state
             previous = state.id
+
+
+def _orphan(stored: StoredState) -> Difference:
+    return Difference(stored.id, "orphan", f"seq {stored.seq}")
 
 
 @contextmanager

@@ -79,9 +79,7 @@ class Ground:
     def look(self, subject: Subject, case: Case, *, live: str | None = None) -> None:
         """Check a project in the end; what is found is added to ``case``."""
         try:
-            found = check(
-                subject.settings, COLLECTION, root=subject.root, tolerance=self.tolerance
-            )
+            found = check(subject.settings, COLLECTION, root=subject.root, tolerance=self.tolerance)
         except EmbedMigrateError as error:
             case.faults.append(f"the index cannot be read: {error}")
             return

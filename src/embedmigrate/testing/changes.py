@@ -21,10 +21,10 @@ ANCHORS = 8
 """Documents of writer 0, which nobody changes: a reader knows what it must find."""
 FOLDER = "acknowledged"
 _WEIGHTS = (25, 40, 15, 20)
-_WORDS = (
-    "tide moon galaxy telescope bread yeast oven court verdict jury sloop jib helm anchor flour "
-    "dough planet star appeal judge crew wind harbour comet orbit crust statute keel mast rye"
-).split()
+_WORDS = """
+tide moon galaxy telescope bread yeast oven court verdict jury sloop jib helm anchor flour dough
+planet star appeal judge crew wind harbour comet orbit crust statute keel mast rye
+"""
 
 
 class Acknowledged(NamedTuple):
@@ -48,7 +48,7 @@ class Versions(NamedTuple):
 
 def fields_of(id: str, versions: Versions) -> dict[str, str]:
     """The document ``id`` in these versions."""
-    words = random.Random(f"{id} {versions.text}").choices(_WORDS, k=8)
+    words = random.Random(f"{id} {versions.text}").choices(_WORDS.split(), k=8)
     return {
         "id": id,
         "title": f"note {id}",

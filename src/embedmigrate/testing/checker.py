@@ -140,7 +140,10 @@ def _hold_to(
     for id in must.keys() & documents.keys():
         fields = fields_of(id, must[id])
         document = documents[id]
-        if not document.text.endswith(fields["text"]) or document.metadata["topic"] != fields["topic"]:
+        if (
+            not document.text.endswith(fields["text"])
+            or document.metadata["topic"] != fields["topic"]
+        ):
             findings.stale.append(id)
 
 

@@ -1,4 +1,4 @@
-"""What goes on while a project moves: writers, a follower and readers, all processes of their own."""
+"""What goes on while a project moves: writers, a follower, readers, each a process of its own."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _SETTLE = "embedmigrate.command.project:Project.settle"
 _READY = "embedmigrate.command.back:_make_targets_ready"
 _BACK = "embedmigrate.command.back:_settle"
 OPENS, CLOSES = "window opens", "window closes"
+_BATCH = 256
+"""Documents a batch at least: who follows must be faster than who writes."""
 _SOAK_SECONDS = 0.1
 
 
@@ -55,7 +57,10 @@ class Changes:
         are a cut-over, a rollback and another cut-over at least.
         """
         began = time.monotonic()
-        recipe = replace(self.ground.recipe, source=source, writers=writers, seed=seed)
+        batch_size = max(self.ground.recipe.batch_size, _BATCH)
+        recipe = replace(
+            self.ground.recipe, source=source, writers=writers, seed=seed, batch_size=batch_size
+        )
         subject = Subject.make(self.ground.new(f"changes {source}"), recipe)
         case = Case("changes", f"{writers} writers, {source}", seed)
         forward = _window(Event(_WALK, "note", value=OPENS), _SETTLE, in_window)
@@ -107,7 +112,10 @@ class Changes:
             "changes": len(made),
             "in the window": sum(any(a <= it.at <= b for a, b in windows) for it in made),
             "windows": len(windows),
-            **{kind: sum(it.kind == kind for it in made) for kind in dict.fromkeys(m.kind for m in made)},
+            **{
+                kind: sum(it.kind == kind for it in made)
+                for kind in dict.fromkeys(m.kind for m in made)
+            },
             **_pauses(readers, max(it.took for it in made)),
         }
         _blame(case, readers)

@@ -81,9 +81,7 @@ SCENARIOS = {
         after=(Step("sync"),),
         live="first",
     ),
-    "sync": Scenario(
-        Step("sync"), before=(Step("upgrade"), _changes(40)), source="managed"
-    ),
+    "sync": Scenario(Step("sync"), before=(Step("upgrade"), _changes(40)), source="managed"),
     "sync by triggers": Scenario(
         Step("sync"), before=(Step("upgrade"), _changes(40)), source="sql"
     ),
@@ -282,11 +280,9 @@ _OF_FAISS: tuple[_Line, ...] = (
 )
 
 
-def _points(
-    scenario: str, lines: tuple[_Line, ...], store: str | None = None
-) -> list[CrashPoint]:
+def _points(scenario: str, lines: tuple[_Line, ...], store: str | None = None) -> list[CrashPoint]:
     return [
-        CrashPoint(name, at, when, scenario, about, *call or (None,), store)
+        CrashPoint(name, at, when, scenario, about, call[0] if call else None, store)
         for name, at, when, about, *call in lines
     ]
 

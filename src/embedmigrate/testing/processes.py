@@ -12,9 +12,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self
 
 PRELOADED = (
@@ -84,10 +85,8 @@ class Child:
     def wait(self, seconds: float = 120) -> int:
         """The exit status, or minus the signal that ended it; ``Ended`` when it takes too long."""
         if self._receive.poll(seconds):
-            try:
+            with suppress(EOFError):  # it was killed
                 self._answer, self._said = self._receive.recv()
-            except EOFError:
-                pass  # it was killed
         self._process.join(seconds)
         status = self._process.exitcode
         if status is None:
@@ -121,7 +120,7 @@ class Child:
 def threads_of_parent() -> int | None:
     """Threads of the process that children are forked from; None where that cannot be told."""
     try:
-        return len(os.listdir(f"/proc/{os.getppid()}/task"))
+        return len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
     except OSError:
         return None
 

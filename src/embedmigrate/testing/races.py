@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
+from pathlib import Path
 
 from embedmigrate.errors import EmbedMigrateError, FencedOut, LockHeld
 from embedmigrate.testing.breaking import Event
@@ -92,7 +93,7 @@ class Races:
         """The first writes arrive again after documents of it were changed and deleted (I5)."""
         began = time.monotonic()
         subject = self._copy("late", 30.0)
-        change = Event("embedmigrate.engine.follow:note_differences", "change", value=(1, 60))
+        change = Event("embedmigrate.engine.prepare:compare", "change", value=(1, 60))
         case = Case("late writes", f"write {seed}", seed)
         self.ground.start(subject, "upgrade", events=(change,), late=True).wait()
         self.ground.look(subject, case, live="second")
@@ -130,8 +131,8 @@ def _until(done: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def _is_stopped(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] == "T"
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+        return stat.rpartition(")")[2].split()[0] == "T"
     except OSError:
         return False
 
@@ -155,5 +156,3 @@ def _written(subject: Subject) -> list[str]:
             lines.append(reader.vectors([(it.id, it.chunk) for it in states]).tobytes().hex())
             lines.append(repr(reader.manifest))
     return lines
-
-
