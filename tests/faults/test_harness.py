@@ -77,7 +77,7 @@ def test_a_point_that_is_never_passed_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
 def test_killed_at_any_point_the_same_command_finishes(harness: Harness, point: CrashPoint) -> None:
     case = harness.crash(point)
-    assert case.good, case
+    assert case.good, str(case)
 
 
 def test_a_checkpoint_before_its_write_is_noticed(without: Make) -> None:
@@ -123,7 +123,7 @@ def test_a_lock_that_does_not_hold_is_noticed(without: Make) -> None:
 
 def test_a_runner_that_slept_beyond_its_lease_writes_nothing(harness: Harness) -> None:
     case = harness.sleep("rows committed")
-    assert case.good, case
+    assert case.good, str(case)
 
 
 def test_a_sleeper_that_nobody_fences_is_noticed(without: Make) -> None:
@@ -132,7 +132,7 @@ def test_a_sleeper_that_nobody_fences_is_noticed(without: Make) -> None:
 
 def test_a_write_that_arrives_late_changes_nothing(harness: Harness) -> None:
     case = harness.late_write()
-    assert case.good, case
+    assert case.good, str(case)
 
 
 def test_a_store_that_does_not_look_at_seqs_is_noticed(without: Make) -> None:
@@ -147,7 +147,7 @@ def test_no_acknowledged_change_is_lost_while_a_project_moves(
     harness: Harness, source: str
 ) -> None:
     case = harness.change(source=source)  # type: ignore[arg-type]
-    assert case.good, case
+    assert case.good, str(case)
     assert case.facts["changes"] >= 400 and case.facts["windows"] >= 3
     assert case.facts["in the window"] >= 3 * 20
     assert all(case.facts[kind] for kind in ("insert", "edit", "metadata", "delete"))
@@ -162,7 +162,7 @@ def test_changes_without_a_journal_are_noticed(without: Make) -> None:
 
 def test_readers_see_one_consistent_pair_through_every_switch(harness: Harness) -> None:
     case = harness.switch(SWITCHES)
-    assert case.good, case
+    assert case.good, str(case)
     assert case.facts["generations seen"] > SWITCHES / 2
     assert case.facts["longest pause of a reader"] < 5
     assert case.facts["longest pause of a writer"] < 5
@@ -195,4 +195,4 @@ dimensions = 64
 
 def test_a_real_model_survives_kills(tmp_path: Path) -> None:
     (case,) = Harness(tmp_path, models=REAL).kill_at_random(3, seed=1)
-    assert case.good, case
+    assert case.good, str(case)

@@ -166,6 +166,9 @@ def _apply(
     changed: list[Document] = []
     for document_id, seq in seqs.items():
         document, state = now.get(document_id), stored.get(document_id)
+        if state is not None and state.seq > seq:  # what came later has an entry of its own
+            followed.unchanged += 1
+            continue
         if document is None or not document.text:
             if state is not None:
                 deletes.append((document_id, seq))

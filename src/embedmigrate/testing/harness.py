@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from embedmigrate.testing.cases import Case, Ground
 from embedmigrate.testing.crashes import Crashes, RandomKills, lives
 from embedmigrate.testing.moving import Changes, Switches
 from embedmigrate.testing.points import POINTS, CrashPoint
+from embedmigrate.testing.processes import Ended
 from embedmigrate.testing.races import Races
 from embedmigrate.testing.subject import MODELS, Recipe, SourceKind
 
@@ -72,7 +74,10 @@ class Harness:
         The seed draws which call of the point it is, the changes around it, and the kind of source.
         ``NotReached`` when the command never came to the point.
         """
-        return self._crashes.crash(self.point(point) if isinstance(point, str) else point, seed)
+        point = self._found(point)
+        with _told(Case("points", point.name, seed, kills=1)) as tried:
+            tried.append(self._crashes.crash(point, seed))
+        return tried[-1]
 
     def kill_at_random(self, kills: int, seed: int = 0) -> Iterator[Case]:
         """Kill the commands of projects' lives at random moments, ``kills`` times in all.
@@ -81,20 +86,28 @@ class Harness:
         """
         hit = 0
         while hit < kills:
-            case = self._kills.life(next(lives(kills - hit)), seed)
-            yield case
-            hit, seed = hit + case.kills, seed + 1
+            with _told(Case("random kills", f"life {seed}", seed)) as tried:
+                tried.append(self._kills.life(next(lives(kills - hit)), seed))
+            yield tried[-1]
+            if tried[-1].faults:
+                return
+            hit, seed = hit + tried[-1].kills, seed + 1
 
     def race(self, seed: int = 0) -> Case:
         """Two runners reach for one lock: one wins, the other ends with 75 and embeds nothing."""
-        return self._races.race(seed)
+        with _told(Case("races", f"race {seed}", seed)) as tried:
+            tried.append(self._races.race(seed))
+        return tried[-1]
 
     def sleep(self, point: CrashPoint | str, seed: int = 0) -> Case:
         """A runner is stopped at ``point`` beyond its lease, and writes nothing when it wakes.
 
         About two seconds each; ``sleepers`` are the points that it is meant for.
         """
-        return self._races.sleep(self.point(point) if isinstance(point, str) else point, seed)
+        point = self._found(point)
+        with _told(Case("sleepers", point.name, seed)) as tried:
+            tried.append(self._races.sleep(point, seed))
+        return tried[-1]
 
     @property
     def sleepers(self) -> tuple[CrashPoint, ...]:
@@ -102,7 +115,9 @@ class Harness:
 
     def late_write(self, seed: int = 0) -> Case:
         """Writes that arrive again, after what they wrote was changed and deleted, do nothing."""
-        return self._races.late(seed)
+        with _told(Case("late writes", f"write {seed}", seed)) as tried:
+            tried.append(self._races.late(seed))
+        return tried[-1]
 
     def change(
         self,
@@ -120,18 +135,26 @@ class Harness:
         switch stays open until ``in_window`` of them came in it. ``pause`` is what a writer waits
         after each, in seconds; whoever follows must be faster.
         """
-        return self._changes.change(
-            writers=writers,
-            changes=changes,
-            in_window=in_window,
-            source=source,
-            seed=seed,
-            pause=pause,
-        )
+        with _told(Case("changes", f"{writers} writers, {source}", seed)) as tried:
+            case = self._changes.change(
+                writers=writers,
+                changes=changes,
+                in_window=in_window,
+                source=source,
+                seed=seed,
+                pause=pause,
+            )
+            tried.append(case)
+        return tried[-1]
 
     def switch(self, switches: int = 20, seed: int = 0) -> Case:
         """Cut over and roll back by turns, under readers that check every answer and a writer."""
-        return self._switches.switch(switches, seed=seed)
+        with _told(Case("switches", f"{switches} switches", seed)) as tried:
+            tried.append(self._switches.switch(switches, seed=seed))
+        return tried[-1]
+
+    def _found(self, point: CrashPoint | str) -> CrashPoint:
+        return self.point(point) if isinstance(point, str) else point
 
     def facts(self) -> dict[str, Any]:
         """What was tried: versions of the parts that decide."""
@@ -145,3 +168,13 @@ class Harness:
             "sqlite": sqlite3.sqlite_version,
             **{name: version(name) for name in names},
         }
+
+
+@contextmanager
+def _told(case: Case) -> Iterator[list[Case]]:
+    """A command that must succeed and does not is a fault of the case, in its own words."""
+    tried = [case]
+    try:
+        yield tried
+    except Ended as error:
+        case.faults.append(str(error))

@@ -131,7 +131,9 @@ class Switches:
     def switch(self, switches: int, *, seed: int = 0, pause: float = 0.005) -> Case:
         """Switch so many times while processes search and one changes documents."""
         began = time.monotonic()
-        subject = Subject.make(self.ground.new("switches"), replace(self.ground.recipe, seed=seed))
+        batch_size = max(self.ground.recipe.batch_size, _BATCH)
+        recipe = replace(self.ground.recipe, seed=seed, batch_size=batch_size)
+        subject = Subject.make(self.ground.new("switches"), recipe)
         case = Case("switches", f"{switches} switches", seed)
         with ExitStack() as stack:
 
