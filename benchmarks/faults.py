@@ -186,7 +186,7 @@ def _changes(harness: Harness, log: Log, options: _Options) -> Iterator[Case]:
                 writers=options.writers,
                 changes=options.changes // 2,
                 in_window=50,
-                source=source,  # type: ignore[arg-type]
+                source=source,
                 pause=0.004,
             )
 

@@ -46,12 +46,12 @@ error: revision 3f9c2a1b77d0 of 'articles' was rolled back by a person
 
 | code | means |
 | --- | --- |
-| 0 | done, or nothing to do; stopped where asked (`--until`) |
+| 0 | done, or nothing to do; stopped where asked (`--until`, `pause`, a manual cut-over) |
 | 1 | unexpected failure |
 | 2 | usage; unknown collection or revision, ambiguous id |
 | 3 | refused by a safety check; `check` or `verify` found a difference |
 | 6 | documents that could not be embedded stop the cut-over |
-| 7 | stopped by SIGTERM or Ctrl-C: the same command resumes (`--stop-ok` makes it 0) |
+| 7 | stopped by SIGTERM, Ctrl-C, a limit or a window: resumable (`--stop-ok` makes it 0) |
 | 75 | temporary, try again later: another runner, a full disk, a busy catalog |
 | 78 | configuration or script that cannot be loaded; references that are not pinned |
 
@@ -98,15 +98,39 @@ _MOVED: dict[str, Any] = {
             "container": "articles-0002",
             "state": "ready",
             "error": None,
+            "held": None,
             "live": True,
             "generation": 2,
             "total": 600,
             "done": 598,
             "skipped": 2,
+            "failed": 0,
             "embedded": 596,
         }
     ],
     "applied": ["3f9c2a1b77d0"],
+}
+
+_REQUEST = {
+    "wanted": "pause",
+    "by": "ada@search-1",
+    "at": 1740794413.2,
+    "reason": "month-end closing",
+}
+_CONTROLLED: dict[str, Any] = {
+    "schema": 1,
+    "collections": [
+        {
+            "collection": "articles",
+            "changed": True,
+            "request": _REQUEST,
+            "revision": "8d21b0c4e5f6",
+            "state": "paused",
+            "reason": "ada@search-1, 2025-03-01 02:00:13 UTC: month-end closing",
+            "runner": None,
+            "dropped": [],
+        }
+    ],
 }
 
 JSON: dict[str, dict[str, Any]] = {
@@ -146,12 +170,34 @@ JSON: dict[str, dict[str, Any]] = {
                         "reason": "worse for Russian",
                     }
                 ],
+                "dead_letters": [
+                    {
+                        "index": "articles-0002",
+                        "count": 1,
+                        "documents": [
+                            {
+                                "document_id": "4711",
+                                "chunk": 0,
+                                "reason": "a vector without a direction",
+                                "attempts": 2,
+                                "seq": 17,
+                                "first_at": 1740794413.2,
+                                "last_at": 1740801122.9,
+                            }
+                        ],
+                    }
+                ],
                 "revision": "3f9c2a1b77d0",
                 "runner": "process 4711 on search-1",
                 "follower": None,
+                "request": _REQUEST,
+                "waiting": "throttle URL of db-1 answers 429",
             }
         ],
     },
+    "pause": _CONTROLLED,
+    "resume": _CONTROLLED,
+    "cancel": _CONTROLLED,
     "sync": {
         "schema": 1,
         "collections": [
@@ -165,6 +211,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "deleted": 0,
                 "unchanged": 0,
                 "embedded": 3,
+                "failed": 0,
                 "lag": {"entries": 0, "seconds": 0.0},
             }
         ],
@@ -210,6 +257,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "collection": "articles",
                 "index": "articles-0002",
                 "holds": True,
+                "failed": 1,
                 "invariants": [
                     {
                         "invariant": 2,
@@ -324,6 +372,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "stale": 0,
                 "metadata": 0,
                 "orphaned": 0,
+                "failed": 0,
                 "proof": {
                     "sampled": 459,
                     "proven": 459,

@@ -47,10 +47,10 @@ def document(workspace: Workspace, *args: str, code: int = 0) -> Any:
 # -- help -------------------------------------------------------------------------------------
 
 COMMANDS = [
-    *("adopt", "audit", "branches", "capture", "check", "contract", "current", "cutover", "doctor"),
-    *("downgrade", "drift", "edit", "ensure-version", "heads", "history", "init"),
-    *("list-templates", "merge", "pin", "plan", "revision", "rollback", "search", "show"),
-    *("stamp", "status", "sync", "upgrade", "verify"),
+    *("adopt", "audit", "branches", "cancel", "capture", "check", "contract", "current", "cutover"),
+    *("doctor", "downgrade", "drift", "edit", "ensure-version", "heads", "history", "init"),
+    *("list-templates", "merge", "pause", "pin", "plan", "resume", "revision", "rollback"),
+    *("search", "show", "stamp", "status", "sync", "upgrade", "verify"),
 ]
 
 
@@ -251,6 +251,12 @@ def test_every_document_has_the_shape_that_the_reference_shows(project: Workspac
     told("check", code=3)
     assert told("upgrade", "--until", "ready")["collections"][0]["state"] == "ready"
     assert told("status")["collections"][0]["shadow"]["state"] == "ready"
+    assert told("pause", "articles")["collections"][0]["state"] == "paused"
+    assert told("status")["collections"][0]["request"]["wanted"] == "pause"
+    assert told("upgrade")["collections"][0]["held"]
+    assert told("resume", "articles")["collections"][0]["request"] is None
+    assert told("cancel", "articles")["collections"][0]["state"] == "cancelled"
+    document(project, "upgrade", "--until", "ready", "--again", "after all")
     assert told("cutover")["applied"] == [A2]
     assert told("status")["collections"][0]["retained"][0]["model"] == "fake-a"
     assert told("verify")["holds"] is True
@@ -302,9 +308,12 @@ def test_a_status_of_nothing_is_null_and_empty_lists(tmp_path: Path) -> None:
         "live": None,
         "shadow": None,
         "retained": [],
+        "dead_letters": [],
         "revision": None,
         "runner": None,
         "follower": None,
+        "request": None,
+        "waiting": None,
     }
 
 

@@ -265,7 +265,7 @@ def test_settings_do_not_show_a_secret_when_they_are_printed(
             MODEL + COLLECTION.replace("model =", "modle ="),
             "collections.articles.modle",
             "modle =",
-            "also_accept, joiner, model,",
+            "joiner, model,",
         ),
         (
             MODEL + COLLECTION.replace('model = "fake"', ""),
@@ -295,7 +295,7 @@ def test_settings_do_not_show_a_secret_when_they_are_printed(
             MODEL + COLLECTION.replace('"jsonl"', '"csv"'),
             "collections.articles.source.kind",
             "source =",
-            "jsonl, parquet, sql",
+            "jsonl, managed, parquet, sql",
         ),
         (
             MODEL + COLLECTION.replace('"faiss"', '"annoy"'),

@@ -33,11 +33,16 @@ def test_a_reason_of_two_lines_stays_on_the_line_of_its_index() -> None:
         "revision": None,
         "live": None,
         "shadow": {**shadow, "state": "cancelled", "done": 1, "total": 2, "reason": "too\nslow"},
+        "dead_letters": [],
         "retained": [],
         "runner": "host\x1b[31m",
+        "request": {"wanted": "pause", "by": "ada", "at": 0.0, "reason": "too\nslow"},
+        "waiting": "a\nqueue",
     }
     lines = text.status({"collections": [entry]}).splitlines()
     assert lines[2:] == [
         r"  shadow:   m in i, cancelled, 1 of 2 (too\nslow)",
         r"  runner:   host\x1b[31m",
+        r"  waiting:  a\nqueue",
+        r"  asked:    pause, by ada, 1970-01-01 00:00:00 UTC: too\nslow",
     ]

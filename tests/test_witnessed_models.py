@@ -16,7 +16,14 @@ from embedmigrate import Collection, command, resolve
 from embedmigrate.catalog import Catalog, indexes, routes
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.engine.job import Silent
-from embedmigrate.errors import ConfigError, Drifted, NameMismatch, NotProven, Temporary
+from embedmigrate.errors import (
+    ConfigError,
+    DeadLetters,
+    Drifted,
+    NameMismatch,
+    NotProven,
+    Temporary,
+)
 from embedmigrate.models.canaries import CANARIES
 from embedmigrate.models.pin_file import read_pins, write_pin
 from embedmigrate.models.witness import Witness
@@ -83,7 +90,9 @@ def is_canary(request: dict[str, Any]) -> bool:
 
 
 def documents_sent(server: EmbeddingServer) -> list[str]:
-    return [text for text in server.texts if text not in CANARY_TEXTS]
+    """Texts of documents, one text a call that is asked for again by itself left out."""
+    calls = [it["input"] for it in server.requests if len(it["input"]) > 1]
+    return [text for call in calls for text in call if text not in CANARY_TEXTS]
 
 
 def stored(workspace: Workspace) -> dict[str, Vectors]:
@@ -509,6 +518,26 @@ def test_a_server_that_fails_in_the_middle_is_waited_for_and_nothing_is_paid_twi
     assert entry["live"]
     assert len(documents_sent(server)) == 24 + 40
     assert_same(stored(witnessed), made_by(itself))
+
+
+def test_a_text_that_a_server_refuses_is_set_apart_and_not_told(
+    witnessed: Workspace, server: EmbeddingServer
+) -> None:
+    """Too long for it, say: status 413 for every call with that text."""
+
+    def refuse(request: dict[str, Any]) -> None:
+        server.status = 413 if any("number 13." in text for text in request["input"]) else 200
+
+    server.before = refuse
+    with pytest.raises(DeadLetters, match="1 document of") as refused:
+        witnessed.upgrade()
+
+    assert "the server refuses it (413)" in str(refused.value.found)
+    assert "remark number" not in str(refused.value)
+    assert (witnessed.status()["shadow"]["done"], witnessed.live()) == (39, None)
+    server.before, server.status = lambda _request: None, 200
+    (entry,) = witnessed.upgrade(retry_failed=True)
+    assert entry["live"] and (entry["done"], entry["failed"]) == (40, 0)
 
 
 def test_no_text_and_no_key_is_in_anything_that_is_kept(

@@ -26,6 +26,7 @@ from embedmigrate.models.references import ALLOW_UNPINNED
 from embedmigrate.registry import adapter
 from embedmigrate.sources.base import Source, SourceConfig
 from embedmigrate.stores.base import Store, StoreConfig
+from embedmigrate.throttling import Throttling
 from embedmigrate.validation import first_fault
 
 FILE_NAME = "embedmigrate.toml"
@@ -58,6 +59,8 @@ class _General(BaseModel):
     """Stored vectors that a proof embeds again: so many find a mix of 1 % with 99 % probability."""
     lease_seconds: float = Field(default=30.0, ge=1)
     """After so long without a heartbeat another runner may take a collection over."""
+    call_seconds: float = Field(default=600.0, gt=0)
+    """How long a model may take for one call of at most 64 texts before it counts as hanging."""
     retain_seconds: float = Field(default=7 * 24 * 3600.0, ge=0)
     """Grace before ``contract`` may drop an index that is no longer live."""
     switch_grace: float = Field(default=30.0, gt=0)
@@ -94,6 +97,9 @@ class _Collection(BaseModel):
     """Seconds between two checks of the witness in a running application; 0: never."""
     on_drift: Literal["refuse", "serve"] = "refuse"
     """What an application does when its model is not itself any more."""
+    cutover: Literal["auto", "manual"] = "auto"
+    """Whether ``upgrade`` switches what it made ready, or leaves that to ``cutover``."""
+    throttle: Throttling | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,8 @@ class CollectionSettings:
     witness_every: float = 0.0
     on_drift: Literal["refuse", "serve"] = "refuse"
     changes: Literal["application"] | None = None
+    cutover: Literal["auto", "manual"] = "auto"
+    throttle: Throttling | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -312,6 +320,8 @@ class _Parser:
             witness_every=parsed.witness_every,
             on_drift=parsed.on_drift,
             changes=parsed.changes,
+            cutover=parsed.cutover,
+            throttle=parsed.throttle,
         )
 
     def tables(

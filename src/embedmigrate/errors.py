@@ -142,6 +142,10 @@ class Drifted(Refused):
     """A model that claims to be the pinned one behaves otherwise."""
 
 
+class Inconsistent(Drifted):
+    """A model answers a text otherwise among others than by itself."""
+
+
 class AuditFailed(Refused):
     """A store holds something else than its collection should."""
 
@@ -203,6 +207,14 @@ class Stopped(EmbedMigrateError):
     """Stopped by a signal or a limit between two batches; the same command resumes."""
 
     exit_code = 7
+
+
+class AskedToStop(Stopped):
+    """A person asked, from another process, to pause or to cancel the work on one collection."""
+
+    def __init__(self, collection: str, message: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.collection = collection
 
 
 # -- 75: try again later ----------------------------------------------------------------------
@@ -269,8 +281,36 @@ class UnsupportedModel(ConfigError):
     """The model is of a kind that has no single dense vector for a text."""
 
 
+class TextRefused(ConfigError):
+    """A server refuses a request, which may be for one of the texts in it."""
+
+
 # -- what an embedder may answer --------------------------------------------------------------
 
 
 class BadAnswer(EmbedMigrateError):
     """An embedder answered something that is not one sane vector a text, in order."""
+
+
+class WrongCount(BadAnswer):
+    """Not one vector a text: which vector belongs to which text, nobody can tell."""
+
+
+class WrongDimension(BadAnswer):
+    """Vectors of another length than the model's."""
+
+
+class NotFinite(BadAnswer):
+    """Vectors with infinities, or with values that are no numbers."""
+
+
+class ZeroVector(BadAnswer):
+    """Vectors without a direction."""
+
+
+class WrongNorm(BadAnswer):
+    """Vectors that are not normalised, of a model that normalises."""
+
+
+class ModelRaised(BadAnswer):
+    """The runtime of a model raised something; ``found`` is the name of its class."""

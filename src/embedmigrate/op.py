@@ -23,6 +23,7 @@ def reembed(
     factory: str = "Flat",
     metric: Metric = "cosine",
     allow_lag: bool = False,
+    allow_failed: int = 0,
 ) -> None:
     """Move ``collection`` from the model ``source`` to the model ``target``.
 
@@ -30,6 +31,8 @@ def reembed(
     ``target`` states its ``fingerprint``. ``factory`` and ``metric`` are those of the index.
     ``allow_lag`` accepts a source that does not tell of its changes: the index is then as the
     source was when they were last compared.
+    ``allow_failed`` is how many documents may lack a vector at the cut-over because ``target``
+    cannot embed them; with more the cut-over is refused.
     """
     _alembic_op.invoke(
         ReembedOp(
@@ -40,6 +43,7 @@ def reembed(
             factory=factory,
             metric=metric,
             allow_lag=allow_lag,
+            allow_failed=allow_failed,
         )
     )
 

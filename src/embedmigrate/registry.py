@@ -31,6 +31,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         ),
         "openai": "embedmigrate.embedders.openai:OpenAIEmbedder",
         "hashing-not-a-model": "embedmigrate.embedders.hashing:HashingEmbedder",
+        "misbehaving-not-a-model": "embedmigrate.testing.embedders:MisbehavingEmbedder",
     },
 }
 

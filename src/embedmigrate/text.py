@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 
@@ -13,13 +14,17 @@ def moved(result: dict[str, Any]) -> str:
         if entry["error"]:
             lines.append(f"{entry['collection']}: failed: {entry['error']}")
             continue
+        if entry["held"]:
+            lines.append(f"{entry['collection']}: {printable(entry['held'])}")
+            continue
         lines.append(
             f"{entry['collection']}: {_model(entry, entry['model'].rpartition('@')[0])} "
             f"{'is live' if entry['live'] else 'is ready'} in index {_in(entry)}, "
             f"generation {entry['generation']} "
             + (
                 f"({entry['done']} documents, {entry['skipped']} skipped, "
-                f"{entry['embedded']} embedded)"
+                + (f"{entry['failed']} failed, " if entry["failed"] else "")
+                + f"{entry['embedded']} embedded)"
                 if entry["container"] in (None, entry["index"])
                 else "(its vectors stay, none was embedded)"
             )
@@ -296,9 +301,61 @@ def status(result: dict[str, Any]) -> str:
             )
             for retained in entry["retained"]
         ]
+        lines += _dead_letters(entry["dead_letters"])
         if entry["runner"]:
             lines.append(f"  runner:   {printable(entry['runner'])}")
+        if entry["waiting"]:
+            lines.append(f"  waiting:  {printable(entry['waiting'])}")
+        if (asked := entry["request"]) is not None:
+            lines.append(f"  asked:    {asked['wanted']}, by {_asker(asked)}")
     return "\n".join(lines)
+
+
+def _asker(asked: dict[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(asked["at"]))
+    return printable(f"{asked['by']}, {when}: {asked['reason'] or 'no reason given'}")
+
+
+def controlled(result: dict[str, Any]) -> str:
+    """What is asked of a collection now, and what became of its run."""
+    lines = []
+    for entry in result["collections"]:
+        asked, state = entry["request"], entry["state"]
+        if asked is not None and asked["wanted"] == "pause":
+            waits = entry["runner"] is not None and state != "paused"
+            said = f"pause asked of {entry['runner']}" if waits else "paused"
+            said += f" by {_asker(asked)}; to carry on: embedmigrate resume {entry['collection']}"
+        elif asked is not None:
+            said = f"cancel asked of {entry['runner'] or 'the next upgrade'} by {_asker(asked)}"
+        elif state == "cancelled":
+            said = f"revision {entry['revision']} is cancelled ({entry['reason'] or 'no reason'})"
+            if not entry["dropped"]:
+                said += "; its shadow, if any, goes with: embedmigrate contract --abandoned"
+        elif state is not None:
+            said = f"revision {entry['revision']} is {state}; embedmigrate upgrade carries it on"
+        else:
+            said = "nothing is being built, and nothing is asked"
+        if entry["dropped"]:
+            said += f"; dropped {', '.join(entry['dropped'])}"
+        lines.append(f"{entry['collection']}: {printable(said)}")
+    return "\n".join(lines)
+
+
+def _dead_letters(lists: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for it in lists:
+        lines.append(
+            f"  failed:   {it['count']} document{'s' * (it['count'] > 1)} of {it['index']} "
+            "cannot be embedded"
+        )
+        lines += [
+            f"    {printable(letter['document_id'])}: {letter['reason']}, {letter['attempts']} "
+            f"attempt{'s' * (letter['attempts'] > 1)}"
+            for letter in it["documents"]
+        ]
+        if it["count"] > len(it["documents"]):
+            lines.append(f"    … and {it['count'] - len(it['documents'])} more")
+    return lines
 
 
 def _in(entry: dict[str, Any]) -> str:
@@ -316,7 +373,9 @@ def synced(result: dict[str, Any]) -> str:
             continue
         lines.append(
             f"{it['collection']}: {it['written']} written ({it['embedded']} embedded), "
-            f"{it['metadata']} metadata, {it['deleted']} deleted in {it['index']}, "
+            f"{it['metadata']} metadata, {it['deleted']} deleted"
+            + (f", {it['failed']} that cannot be embedded" if it["failed"] else "")
+            + f" in {it['index']}, "
             f"{it['lag']['entries']} waiting; {CHANGES[it['changes']]}"
         )
     return "\n".join(lines)

@@ -26,8 +26,14 @@ from embedmigrate.errors import (
     DigestMismatch,
     EmbedMigrateError,
     NameMismatch,
+    NotFinite,
     Temporary,
+    TextRefused,
     UnpinnedReference,
+    WrongCount,
+    WrongDimension,
+    WrongNorm,
+    ZeroVector,
 )
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.embedding_model import UNMEASURED
@@ -471,6 +477,16 @@ def with_nan_in_base64(row: dict[str, Any]) -> dict[str, Any]:
     return {"embedding": base64.b64encode(vector.tobytes()).decode()}
 
 
+KINDS_OF_ANSWER = {
+    "wrong shape": WrongCount,
+    "wrong indices": WrongCount,
+    "different lengths": WrongDimension,
+    "not finite": NotFinite,
+    "zero vectors": ZeroVector,
+    "not normalised": WrongNorm,
+}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message", "found"),
     [
@@ -498,7 +514,7 @@ def test_an_answer_that_is_not_one_sane_vector_a_text_is_refused(
     server: EmbeddingServer, spoil: Callable[[Answer], Answer], message: str, found: str
 ) -> None:
     server.ignores_base64, server.spoil = True, spoil
-    error = refusal(server, BadAnswer, normalize=True)
+    error = refusal(server, KINDS_OF_ANSWER.get(message, BadAnswer), normalize=True)
     assert message in error.message
     assert found in str(error.found)
 
@@ -506,7 +522,7 @@ def test_an_answer_that_is_not_one_sane_vector_a_text_is_refused(
 def test_another_dimension_is_refused_with_what_it_is_and_how_to_ask_for_a_shorter_one(
     server: EmbeddingServer,
 ) -> None:
-    error = refusal(server, BadAnswer, dimensions=128)
+    error = refusal(server, WrongDimension, dimensions=128)
     assert (error.found, error.expected) == ("256 dimensions", "128")
     assert "parameters = { dimensions = 128 }" in str(error.next_step)
 
@@ -564,10 +580,10 @@ def test_an_alias_that_moves_while_it_is_asked_is_noticed(server: EmbeddingServe
         (503, Temporary, 75),
         (401, ConfigError, 78),
         (403, ConfigError, 78),
-        (400, ConfigError, 78),
+        (400, TextRefused, 78),
         (404, ConfigError, 78),
-        (413, ConfigError, 78),
-        (422, ConfigError, 78),
+        (413, TextRefused, 78),
+        (422, TextRefused, 78),
     ],
 )
 def test_a_failure_is_told_by_its_status_and_nothing_that_the_server_said(

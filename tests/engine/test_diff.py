@@ -9,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedmigrate.catalog import journal
+from embedmigrate.catalog import dead_letters, journal
+from embedmigrate.catalog.dead_letters import Failed
 from embedmigrate.engine.diff import Diff, Difference
 from embedmigrate.engine.follow import follow
 from embedmigrate.engine.prepare import Transition, prepare
+from embedmigrate.sources.base import content_hash
 from tests.engine.parts import Bench, ListSource, UnsortedSource
 
 ids = st.text(min_size=1, max_size=4).filter(lambda text: text.isprintable())
@@ -51,6 +53,42 @@ def test_it_says_exactly_what_a_comparison_of_both_sides_says(
         | {(id, "orphan") for id in indexed.keys() - wanted.keys()}
         | {(id, "stale") for id in wanted.keys() & indexed.keys() if wanted[id] != indexed[id]}
     )
+
+
+@pytest.mark.parametrize("kind", [ListSource, UnsortedSource])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(before=texts, after=texts, dead=texts)
+def test_a_dead_letter_excuses_its_own_text_alone_and_lapses_when_it_is_no_longer_needed(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: type[ListSource],
+    before: dict[str, str],
+    after: dict[str, str],
+    dead: dict[str, str],
+) -> None:
+    bench = Bench(tmp_path_factory.mktemp("diff"), kind(before))
+    try:
+        with bench.locked() as lease:
+            index = prepare(bench.job, lease, Transition("r1", bench.spec, None)).index_name
+        with bench.catalog.write() as connection:
+            failed = [Failed(id, content_hash(text), "a test", 0) for id, text in dead.items()]
+            dead_letters.record(connection, index, failed)
+        bench.source.texts = after
+        with closing(bench.job.store.reader(index)) as reader:
+            letters = dead_letters.states(bench.catalog, index)
+            diff = Diff(bench.source, reader, bench.job.work_dir, letters)
+            found = {(difference.document_id, difference.kind) for difference in diff}
+    finally:
+        bench.close()
+    indexed = {id for id, text in before.items() if text}
+    wanted = {id: text for id, text in after.items() if text}
+    absent = wanted.keys() - indexed
+    excused = {id for id in absent if dead.get(id) == wanted[id]}
+    fresh = {id for id in wanted.keys() & indexed if wanted[id] == before[id]}
+    gone = dead.keys() - wanted.keys() - indexed
+    assert {id for id, kind in found if kind == "missing"} == absent - excused
+    assert diff.comparison.failed == len(excused)
+    assert {id for id, kind in found if kind == "lapsed"} >= gone | (dead.keys() & fresh)
+    assert {id for id, kind in found if kind == "orphan"} == indexed - wanted.keys()
 
 
 def test_metadata_alone_is_a_difference_of_its_own(bench: Bench) -> None:

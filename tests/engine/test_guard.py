@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from embedmigrate.catalog import events, indexes, runs
+from embedmigrate.catalog import dead_letters, events, indexes, requests, runs
 from embedmigrate.catalog.records import RunRecord, RunState
-from embedmigrate.embedders.base import Vectors
+from embedmigrate.embedders.base import Embedder, Vectors
 from embedmigrate.embedders.measuring import measured, record_of
 from embedmigrate.engine import guard as guard_module
+from embedmigrate.engine.control import comply
 from embedmigrate.engine.job import StopSignal
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.errors import Drifted, Stopped, VerificationFailed
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.witness import Witness
+from embedmigrate.testing.embedders import Misbehaving
 from tests.engine.parts import Bench, ListSource
 
 DOCUMENTS = 60
@@ -40,9 +43,10 @@ def pinned(tmp_path: Path) -> Bench:
     return bench
 
 
-def run_it(bench: Bench) -> RunRecord:
+def run_it(bench: Bench, again: str | None = None) -> RunRecord:
     with bench.locked() as lease:
-        return prepare(bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True))
+        first = Transition("r1", bench.spec, None, allow_lag=True)
+        return prepare(bench.job, lease, first, again=again)
 
 
 class Swap:
@@ -172,8 +176,9 @@ def test_a_run_that_is_stopped_in_a_window_of_another_model_leaves_nothing_of_it
 
 
 @pytest.mark.parametrize("files", [True, False], ids=["pinned by files", "behind a server"])
+@pytest.mark.parametrize("cancelled", [False, True], ids=["resumed", "cancelled and begun again"])
 def test_a_window_that_a_kill_left_open_counts_only_where_files_prove_who_made_it(
-    pinned: Bench, monkeypatch: pytest.MonkeyPatch, files: bool
+    pinned: Bench, monkeypatch: pytest.MonkeyPatch, files: bool, cancelled: bool
 ) -> None:
     if not files:
         served = EmbeddingModel(
@@ -195,11 +200,18 @@ def test_a_window_that_a_kill_left_open_counts_only_where_files_prove_who_made_i
         patched.setattr(guard_module.Guard, "check", killed)
         run_it(pinned)
     pinned.job.close()
+    if cancelled:
+        with pinned.catalog.write() as connection:
+            requests.file(connection, "things", requests.Wanted.CANCEL, None, None)
+        with pinned.locked() as lease:
+            comply(pinned.catalog, lease)
 
-    run = run_it(pinned)
+    run = run_it(pinned, again="go on" if cancelled else None)
 
-    again = 0 if files else BATCH * WINDOW
-    assert run.embedded == DOCUMENTS + again and run.done == DOCUMENTS
+    spent = BATCH * WINDOW
+    again = 0 if files else spent
+    assert run.embedded == DOCUMENTS + again - (spent if cancelled else 0)
+    assert run.done == DOCUMENTS
     assert (discarded(pinned) is None) is files
 
 
@@ -243,6 +255,34 @@ def test_changes_that_are_followed_are_written_after_the_check(pinned: Bench) ->
         position = indexes.get(connection, "things-0001").position
     assert pinned.stored("things-0001")["d00"] != pinned.source._document("d00").content_hash
     assert position == 0, "the change is still to be applied"
+
+
+def test_a_discarded_window_takes_its_dead_letters_along(
+    pinned: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model was another one: that it refused a text proves nothing."""
+    ill = Misbehaving(pinned.embedder, "NaN", holding="text 7")
+    pinned.job.load_embedder = lambda model: cast(Embedder, ill)
+    found: list[int] = []
+
+    def drifted(self: guard_module.Guard) -> None:
+        with pinned.catalog.read() as connection:
+            found.append(dead_letters.count(connection, "things-0001"))
+        raise Drifted("another model")
+
+    with monkeypatch.context() as patched, pytest.raises(Drifted):
+        patched.setattr(guard_module.Guard, "check", drifted)
+        run_it(pinned)
+
+    assert found == [1, 1], "found in both attempts, before the check"
+    with pinned.catalog.read() as connection:
+        run = runs.latest(connection, "things")
+        assert dead_letters.count(connection, "things-0001") == 0
+    assert run is not None and (run.done, run.failed, run.pending) == (0, 0, DOCUMENTS)
+
+    pinned.job.close()
+    ill.kind = None
+    assert run_it(pinned).done == DOCUMENTS
 
 
 def test_a_platform_that_was_never_seen_is_remembered(pinned: Bench) -> None:

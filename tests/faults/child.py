@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tests.asking import who_asks
 from tests.faults import off
 
 Function = Callable[..., Any]
@@ -47,8 +48,8 @@ def main() -> None:
 def asked_is_logged(path: Path) -> Iterator[None]:
     """Note every text before a model sees it: one line a call, appended at once.
 
-    A line holds the process, the module that asked (``verify`` embeds a sample again, on purpose)
-    and, for each text, model and hash: enough to tell what was paid for twice.
+    A line holds the process, the module that asked (``verify`` and ``ordering`` embed a sample
+    again, on purpose) and, for each text, model and hash: enough to tell what was paid for twice.
     """
     from embedmigrate.embedders.local import LocalEmbedder
     from embedmigrate.sources.base import content_hash
@@ -57,7 +58,7 @@ def asked_is_logged(path: Path) -> Iterator[None]:
     embed_documents = LocalEmbedder.embed_documents
 
     def logged(self: LocalEmbedder, texts: list[str]) -> Any:
-        asked_by = sys._getframe(1).f_globals["__name__"].rpartition(".")[2]
+        asked_by = who_asks()
         if asked_by == "measuring":  # canaries are no documents
             return embed_documents(self, texts)
         model = self.model.fingerprint

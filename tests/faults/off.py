@@ -11,20 +11,20 @@ def checkpoint_order() -> None:
     from embedmigrate.engine import backfill
 
     def save(self: backfill._BackfillWork, embedded: backfill._Embedded) -> None:
-        reading = embedded.reading
+        reading, result = embedded.reading, embedded.result
         with self.job.catalog.write() as connection:
             runs.finish_batch(
                 connection,
                 self.lease,
                 reading.batch,
-                done=len(reading.documents),
+                done=len(result.documents),
                 skipped=reading.skipped,
-                embedded=embedded.result.embedded,
+                embedded=result.embedded,
             )
-        rows = backfill.rows_of(reading.documents, reading.seq)
+        rows = backfill.rows_of(result.documents, reading.seq)
         with self._writer_lock:
             space = self.embedder.model.fingerprint
-            self.writer.write(rows, embedded.result.vectors, space=space)
+            self.writer.write(rows, result.vectors, space=space)
 
     setattr(backfill._BackfillWork, "save", save)  # noqa: B010
 

@@ -242,18 +242,22 @@ class Faulty(Workspace):
         return [(pid, who, texts) for pid, who, texts in map(json.loads, lines)]
 
     def texts_asked(self, *pids: int) -> int:
-        """Texts that these processes (by default all) asked a model for."""
-        return sum(len(texts) for pid, _, texts in self.asked() if not pids or pid in pids)
+        """Texts that these processes (by default all) asked a model for, doubts left out."""
+        return sum(
+            len(texts)
+            for pid, who, texts in self.asked()
+            if who != "ordering" and (not pids or pid in pids)
+        )
 
     def paid_twice(self) -> Counter[int]:
         """Texts that were embedded again, charged to the process whose work was lost.
 
-        The sample that verification embeds again on purpose is left out.
+        The samples that are embedded again on purpose are left out.
         """
         last: dict[str, int] = {}
         charged: Counter[int] = Counter()
         for pid, who, texts in self.asked():
-            if who != "verify":
+            if who not in ("verify", "ordering"):
                 charged.update(last[text] for text in texts if text in last)
                 last.update(dict.fromkeys(texts, pid))
         return charged

@@ -91,6 +91,35 @@ def test_a_model_that_does_not_answer_keeps_nobody(
     assert project.live() == "fake-b"
 
 
+def test_a_model_that_hangs_ends_by_itself_and_the_lock_is_free(project: Faulty) -> None:
+    well = '[models.fake-b]\nprovider = "hashing-not-a-model"'
+    ill = '[models.fake-b]\nprovider = "misbehaving-not-a-model"\nkind = "hang"\nfirst_call = 3'
+    project.edit_config(well, ill)
+    project.edit_config("[embedmigrate]", "[embedmigrate]\ncall_seconds = 1")
+
+    hung = project.begin("upgrade")
+
+    assert hung.finish(30) == 75 and "does not answer" in hung.errors
+    assert project.status()["runner"] is None and project.live() == "fake-a"
+    project.edit_config(ill, well)
+    assert project.end("upgrade").status == 0
+    assert project.live() == "fake-b"
+
+
+def test_a_model_that_hangs_does_not_outlast_a_signal(project: Faulty) -> None:
+    well = '[models.fake-b]\nprovider = "hashing-not-a-model"'
+    ill = '[models.fake-b]\nprovider = "misbehaving-not-a-model"\nkind = "hang"'
+    project.edit_config(well, ill)
+    runner = project.begin("upgrade", constants={"embedmigrate.stopping:STOP_SECONDS": 0.5})
+    assert runner.wait_for("embedding")
+    time.sleep(0.5)
+    runner.send(signal.SIGTERM)
+
+    assert runner.finish(10) == 7
+    project.edit_config(ill, well)
+    assert project.end("upgrade").status == 0, "the lock is free at once"
+
+
 def test_waiting_for_a_locked_catalog_does_not_outlast_a_signal(project: Faulty) -> None:
     runner = project.begin(
         "upgrade",

@@ -20,12 +20,14 @@ def record(
     data: Mapping[str, Any] | None = None,
     *,
     run_id: int | None = None,
+    by: str | None = None,
 ) -> None:
-    """Add an event in the caller's transaction."""
+    """Add an event in the caller's transaction; ``by`` is whose doing it is, if not this process's
+    user's."""
     connection.execute(
         schema.event.insert().values(
             at=time.time(),
-            actor=actor(),
+            actor=by or actor(),
             collection=collection,
             run_id=run_id,
             kind=kind,

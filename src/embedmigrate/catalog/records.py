@@ -131,6 +131,8 @@ class RunRecord:
     ready_at: float | None
     actor: str
     reason: str | None
+    waiting: str | None = None
+    """Why its runner waits just now."""
 
     @property
     def pending(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import events, indexes, schema
+from embedmigrate.catalog import events, indexes, requests, schema
 from embedmigrate.catalog.locks import Lease, renew
 from embedmigrate.catalog.records import AppliedRecord, IndexState, Route, RunState
 from embedmigrate.errors import Behind, Refused
@@ -64,8 +64,12 @@ def cut_over(
     index_name: str,
     run_id: int,
 ) -> int:
-    """Make a ready index live and retain the one that was; returns the new generation."""
+    """Make a ready index live and retain the one that was; returns the new generation.
+
+    ``AskedToStop`` when a person asked before this transaction began.
+    """
     renew(connection, lease)
+    requests.obey(connection, lease.collection)
     before = get(connection, lease.collection)
     _refuse_behind(connection, before, index_name)
     indexes.move(connection, index_name, (IndexState.READY,), IndexState.LIVE)
@@ -169,8 +173,12 @@ def note_superseded(
     down_revision: str | None,
     superseded_by: str,
 ) -> None:
-    """Record that a revision's version row was written without a cut-over of its own."""
+    """Record that a revision's version row was written without a cut-over of its own.
+
+    ``AskedToStop`` when a person asked before this transaction began.
+    """
     renew(connection, lease)
+    requests.obey(connection, lease.collection)
     _add_applied(
         connection,
         AppliedRecord(

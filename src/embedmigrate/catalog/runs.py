@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import events, schema
+from embedmigrate.catalog import dead_letters, events, schema
 from embedmigrate.catalog.database import Catalog, actor
 from embedmigrate.catalog.locks import Lease, renew
-from embedmigrate.catalog.records import BatchRecord, RunRecord, RunState
+from embedmigrate.catalog.records import STICKY, BatchRecord, IndexState, RunRecord, RunState
 from embedmigrate.errors import FencedOut
 
 _run, _batch = schema.run.c, schema.batch.c
@@ -49,6 +49,31 @@ def of_index(connection: Connection, index: str) -> list[RunRecord]:
     """The runs that built one index, oldest first."""
     query = sa.select(schema.run).where(_run.index_name == index).order_by(_run.id)
     return [RunRecord.of(row) for row in connection.execute(query)]
+
+
+def under_way(connection: Connection, collection: str) -> RunRecord | None:
+    """The newest run of a collection, if it is not cut over, and no person took it back."""
+    run = latest(connection, collection)
+    return run if run is not None and is_open(connection, run) else None
+
+
+def is_open(connection: Connection, run: RunRecord) -> bool:
+    """Whether there is still something to do for a run, or to cancel."""
+    state = connection.execute(
+        sa.select(schema.index.c.state).where(schema.index.c.name == run.index_name)
+    ).scalar_one()
+    over = (IndexState.LIVE, IndexState.ADOPTED, IndexState.DROPPED)
+    return run.state not in STICKY and state not in over
+
+
+def note_waiting(connection: Connection, lease: Lease, reason: str | None) -> None:
+    """Record why the runner that holds ``lease`` waits; None when it goes on."""
+    renew(connection, lease)
+    connection.execute(
+        schema.run.update()
+        .where(_run.collection == lease.collection, _run.epoch == lease.epoch)
+        .values(waiting=reason)
+    )
 
 
 def holds_wrong_vectors(connection: Connection, index: str) -> bool:
@@ -103,7 +128,9 @@ def take_over(connection: Connection, lease: Lease, run: RunRecord) -> RunRecord
     """Carry on a run under this lease's epoch; clears what stopped it before."""
     renew(connection, lease)
     connection.execute(
-        schema.run.update().where(_run.id == run.id).values(epoch=lease.epoch, reason=None)
+        schema.run.update()
+        .where(_run.id == run.id)
+        .values(epoch=lease.epoch, reason=None, waiting=None)
     )
     return get(connection, run.id)
 
@@ -203,6 +230,7 @@ def finish_batch(
     done: int,
     skipped: int,
     embedded: int,
+    failed: int = 0,
 ) -> None:
     """Checkpoint: the batch is durable in the store (I14), so it counts from now on.
 
@@ -217,7 +245,9 @@ def finish_batch(
             _batch.ordinal == batch.ordinal,
             _batch.finished_at.is_(None),
         )
-        .values(finished_at=time.time(), done=done, skipped=skipped, embedded=embedded)
+        .values(
+            finished_at=time.time(), done=done, skipped=skipped, embedded=embedded, failed=failed
+        )
     )
     if finished.rowcount == 1:
         connection.execute(
@@ -226,8 +256,9 @@ def finish_batch(
             .values(
                 done=_run.done + done,
                 skipped=_run.skipped + skipped,
+                failed=_run.failed + failed,
                 embedded=_run.embedded + embedded,
-                total=_run.total + done + skipped - batch.documents,
+                total=_run.total + done + skipped + failed - batch.documents,
             )
         )
 
@@ -269,7 +300,8 @@ def confirm_window(connection: Connection, lease: Lease, run: RunRecord) -> None
 def discard_window(connection: Connection, lease: Lease, run: RunRecord, reason: str) -> int:
     """Take back the batches that were finished since the witness last held; returns how many.
 
-    Their rows must be gone from the store before (I14). What they cost stays counted.
+    Their rows must be gone from the store before (I14); what they found dead is tried again. What
+    they cost stays counted.
     """
     renew(connection, lease)
     unconfirmed = (
@@ -282,15 +314,19 @@ def discard_window(connection: Connection, lease: Lease, run: RunRecord, reason:
             sa.func.count(),
             sa.func.coalesce(sa.func.sum(_batch.done), 0),
             sa.func.coalesce(sa.func.sum(_batch.skipped), 0),
+            sa.func.coalesce(sa.func.sum(_batch.failed), 0),
             sa.func.coalesce(sa.func.sum(_batch.documents), 0),
         ).where(*unconfirmed)
     ).one()
-    batches, done, skipped, documents = found
+    batches, done, skipped, failed, documents = found
     if batches:
+        dead_letters.forget_batches(
+            connection, run.id, sa.select(_batch.ordinal).where(*unconfirmed)
+        )
         connection.execute(
             schema.batch.update()
             .where(*unconfirmed)
-            .values(finished_at=None, done=None, skipped=None, embedded=None)
+            .values(finished_at=None, done=None, skipped=None, embedded=None, failed=None)
         )
         connection.execute(
             schema.run.update()
@@ -298,7 +334,8 @@ def discard_window(connection: Connection, lease: Lease, run: RunRecord, reason:
             .values(
                 done=_run.done - done,
                 skipped=_run.skipped - skipped,
-                total=_run.total + documents - done - skipped,
+                failed=_run.failed - failed,
+                total=_run.total + documents - done - skipped - failed,
             )
         )
     events.record(

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -104,6 +105,7 @@ run = Table(
     Column("ready_at", Float),
     Column("actor", String(128), nullable=False),
     Column("reason", Text),
+    Column("waiting", Text),  # why its runner waits just now
     Index("embedmigrate_run_revision", "collection", "revision"),
 )
 
@@ -120,6 +122,7 @@ batch = Table(
     Column("done", Integer),
     Column("skipped", Integer),
     Column("embedded", Integer),
+    Column("failed", Integer),
 )
 
 journal = Table(
@@ -211,4 +214,31 @@ lease = Table(
     Column("owner", Text),  # None: free
     Column("heartbeat_at", Float, nullable=False),
     Column("lease_seconds", Float, nullable=False),
+)
+
+request = Table(  # what a person asks of whoever works on a collection
+    "embedmigrate_request",
+    metadata,
+    Column("collection", String(40), ForeignKey(collection.c.name), primary_key=True),
+    Column("wanted", String(16), nullable=False),
+    Column("reason", Text),
+    Column("actor", String(128), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("run_id", _BIG, ForeignKey(run.c.id)),
+)
+
+dead_letter = Table(  # a document that the model of an index cannot embed
+    "embedmigrate_dead_letter",
+    metadata,
+    Column("index_name", String(63), ForeignKey(index.c.name), primary_key=True),  # the container
+    Column("document_id", Text, primary_key=True),
+    Column("chunk", Integer, nullable=False),  # the first one that failed
+    Column("content_hash", LargeBinary, nullable=False),  # of the text that was tried last
+    Column("reason", String(128), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("seq", _BIG, nullable=False),
+    Column("run_id", _BIG),  # with ordinal, the batch that found it; NULL: found by following
+    Column("ordinal", Integer),
+    Column("first_at", Float, nullable=False),
+    Column("last_at", Float, nullable=False),
 )

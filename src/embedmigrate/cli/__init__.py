@@ -14,6 +14,7 @@ import click
 from embedmigrate.cli import (  # noqa: F401  registers the commands
     adopting,
     auditing,
+    controlling,
     looking,
     models,
     moving,

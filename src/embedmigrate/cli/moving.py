@@ -24,10 +24,25 @@ from embedmigrate.cli.root import (
 )
 
 
-@cli.command()
+@cli.command(short_help="Apply the pending revisions: embed, verify, cut over.")
 @click.argument("targets", nargs=-1)
 @click.option("--until", type=click.Choice(["ready"]), help="Stop before the cut-over.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Try documents again that could not be embedded."
+)
 @click.option("--again", metavar="REASON", help="Redo what a person rolled back or cancelled.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Stop after N minutes, with exit 7; the same command resumes.",
+)
+@click.option(
+    "--window",
+    metavar="HOURS",
+    help='Work in these hours only, for example "01:00-05:00 Europe/Berlin"; by the clock of this '
+    "machine if no zone is named. Exit 7 outside them, and when they end.",
+)
 @sql_option
 @yes_option
 @stop_ok_option
@@ -37,13 +52,20 @@ def upgrade(
     context: click.Context,
     targets: tuple[str, ...],
     until: str | None,
+    retry_failed: bool,
     again: str | None,
+    max_minutes: float | None,
+    window: str | None,
     sql: bool,
     yes: bool,
     stop_ok: bool,
     as_json: bool,
 ) -> None:
-    """Apply the pending revisions: embed, verify, cut over. Default target: heads."""
+    """Apply the pending revisions: embed, verify, cut over. Default target: heads.
+
+    A collection that is paused is left as it is, and one with `cutover = "manual"` is made ready
+    and left to the command `cutover`; both say so, and exit 0.
+    """
     from embedmigrate import command
 
     settings = settings_of(context)
@@ -60,6 +82,9 @@ def upgrade(
             until_ready=until == "ready",
             again=again,
             allow_mass_delete=yes,
+            max_minutes=max_minutes,
+            window=window,
+            retry_failed=retry_failed,
             **working(context),
         )
         print_result(as_json, result, text.moved)
@@ -151,15 +176,22 @@ def rollback(
 
 @cli.command()
 @click.argument("collection", required=False)
+@click.option(
+    "--abandoned",
+    is_flag=True,
+    help="Drop shadows as well that nobody is going to finish: cancelled, failed, passed over.",
+)
 @json_option
 @click.pass_context
-def contract(context: click.Context, collection: str | None, as_json: bool) -> None:
+def contract(
+    context: click.Context, collection: str | None, abandoned: bool, as_json: bool
+) -> None:
     """Drop retained indexes whose grace is over."""
     from embedmigrate import command
 
     print_result(
         as_json,
-        command.contract(settings_of(context), collection),
+        command.contract(settings_of(context), collection, abandoned=abandoned),
         lambda result: "\n".join(
             f"{entry['collection']}: dropped {', '.join(entry['dropped']) or 'nothing'}"
             for entry in result["collections"]

@@ -89,7 +89,10 @@ def echo(output: str) -> None:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more.")
 yes_option = click.option(
-    "--yes", is_flag=True, help="Accept that a source lost more than a tenth of its documents."
+    "--yes",
+    is_flag=True,
+    help="Accept that a source lost more than a tenth of its documents, or that a model cannot "
+    "embed as many.",
 )
 stop_ok_option = click.option(
     "--stop-ok", is_flag=True, help="Exit 0, not 7, when stopped half-way."

@@ -21,7 +21,8 @@ from embedmigrate.cli.root import (
 @click.option(
     "--rebind/--no-rebind",
     default=None,
-    help="Keep the vectors, as the model spans the same space. Default: if only queries change.",
+    help="Keep the vectors, as the model spans the same space (default: if only queries change); "
+    "or embed anew, even with the same model.",
 )
 @click.option("--head", help="Revision to build on. Default: the collection's head.")
 @click.option("--splice", is_flag=True, help="Allow a head that is not one.")

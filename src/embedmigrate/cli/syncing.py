@@ -37,6 +37,9 @@ from embedmigrate.cli.root import (
     "changes.",
 )
 @click.option("--compare", is_flag=True, help="Compare source and index as a whole in any case.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Try documents again that could not be embedded."
+)
 @yes_option
 @stop_ok_option
 @json_option
@@ -48,6 +51,7 @@ def sync(
     every: float,
     compare_every: float,
     compare: bool,
+    retry_failed: bool,
     yes: bool,
     stop_ok: bool,
     as_json: bool,
@@ -59,8 +63,8 @@ def sync(
     from embedmigrate import command
 
     settings = settings_of(context)
-    if follow and (compare or as_json):
-        raise click.UsageError("--follow goes with neither --compare nor --json")
+    if follow and (compare or retry_failed or as_json):
+        raise click.UsageError("--follow goes with none of --compare, --retry-failed and --json")
     with stop_is_fine(stop_ok), told_all_the_same(as_json):
         if follow:
             command.follow(
@@ -73,7 +77,12 @@ def sync(
             )
             return
         result = command.sync(
-            settings, collections, compare=compare, allow_mass_delete=yes, **working(context)
+            settings,
+            collections,
+            compare=compare,
+            retry_failed=retry_failed,
+            allow_mass_delete=yes,
+            **working(context),
         )
         print_result(as_json, result, text.synced)
 

@@ -11,8 +11,10 @@ from embedmigrate.command.auditing import audit
 from embedmigrate.command.back import downgrade, rollback
 from embedmigrate.command.capturing import capture_install, capture_remove, capture_sql
 from embedmigrate.command.checking import check
+from embedmigrate.command.contracting import contract
+from embedmigrate.command.controlling import cancel, pause, resume
 from embedmigrate.command.doctor import doctor
-from embedmigrate.command.forward import contract, cutover, upgrade
+from embedmigrate.command.forward import cutover, upgrade
 from embedmigrate.command.pinning import drift, pin
 from embedmigrate.command.policy import check_policy
 from embedmigrate.command.probing import check_serving
@@ -40,6 +42,7 @@ __all__ = [
     "attribute",
     "audit",
     "branches",
+    "cancel",
     "capture_install",
     "capture_remove",
     "capture_sql",
@@ -61,9 +64,11 @@ __all__ = [
     "init",
     "list_templates",
     "merge",
+    "pause",
     "pin",
     "plan",
     "restore",
+    "resume",
     "revision",
     "rollback",
     "search",

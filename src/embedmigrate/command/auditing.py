@@ -7,6 +7,7 @@ from typing import Any
 
 from embedmigrate import resolve
 from embedmigrate.catalog import indexes, spaces, witnesses
+from embedmigrate.catalog.dead_letters import states as letters_of
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.engine.audit import audit as audit_index
@@ -49,7 +50,7 @@ def audit(
             source.prepare()
             found = audit_index(
                 reader,
-                Diff(source, reader, job.work_dir),
+                Diff(source, reader, job.work_dir, letters_of(job.catalog, record.container)),
                 source,
                 expected=equal,
                 known=known,

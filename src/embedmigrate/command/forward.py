@@ -1,8 +1,7 @@
-"""Commands that move collections forward: upgrade, cutover, contract."""
+"""Commands that move collections forward: upgrade, cutover."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
@@ -11,26 +10,31 @@ from typing import Any
 import alembic.command
 from alembic.script import ScriptDirectory
 
-from embedmigrate.catalog import indexes, routes, runs
+from embedmigrate.catalog import indexes, requests, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexState, RunRecord
+from embedmigrate.command.outcome import Outcome, do_what_was_asked_before, paused
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.config import Settings
 from embedmigrate.engine import settle
+from embedmigrate.engine.dead_letters import of_live_index, refusal
 from embedmigrate.engine.job import Reporter, StopSignal
-from embedmigrate.engine.prepare import prepare
+from embedmigrate.engine.limits import limited
+from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.engine.rebind import Rebinding, rebind
+from embedmigrate.engine.settle import retry_live
 from embedmigrate.errors import (
+    AskedToStop,
     ConfigError,
     EmbedMigrateError,
     LockHeld,
     Refused,
-    Stopped,
     UsageError,
 )
 from embedmigrate.migration import lockfile
 from embedmigrate.migration.environment import Environment, script_errors
 from embedmigrate.migration.plan import Upgrade, plan_upgrade
+from embedmigrate.migration.reach import reachable
 from embedmigrate.migration.recorder import (
     RecordedStep,
     pending_upgrades,
@@ -51,6 +55,9 @@ def upgrade(
     again: str | None = None,
     allow_mass_delete: bool = False,
     only_ready: bool = False,
+    max_minutes: float | None = None,
+    window: str | None = None,
+    retry_failed: bool = False,
     reporter: Reporter | None = None,
     stop: StopSignal | None = None,
 ) -> dict[str, Any]:
@@ -59,10 +66,16 @@ def upgrade(
     Every collection that moves is brought to ``ready`` first; then Alembic walks the scripts and
     each step commits its route and its version row together. ``until_ready`` stops before the walk,
     ``again`` is the reason to redo what a person rolled back, ``only_ready`` refuses to embed.
-    Returns what each collection did, and the revisions that were applied. With nothing pending,
-    nothing is written. When some collections fail, the others are moved all the same; the gravest
-    error is raised, and its ``result`` is what would have been returned.
+    ``retry_failed`` tries documents again that could not be embedded, in what is being prepared and
+    in what is live; ``DeadLetters`` when some of a live index remain.
+    ``max_minutes`` and ``window`` (``"01:00-05:00 Europe/Berlin"``) say when to stop: ``Stopped``,
+    at once outside the window. Returns what each collection did, and the revisions that were
+    applied. With nothing pending, nothing is written. A collection that is paused, or whose
+    cut-over is left to a person, is held: it says so and does not fail. When some collections fail,
+    the others are moved all the same; the gravest error is raised, and its ``result`` is what would
+    have been returned.
     """
+    stop = limited(stop or StopSignal(), max_minutes=max_minutes, window=window)
     targets = branch_targets(settings, targets)
     if again is not None and not again.strip():
         raise UsageError("--again needs a reason", next_step='--again "why it is right now"')
@@ -76,36 +89,50 @@ def upgrade(
         allow_mass_delete=allow_mass_delete,
     ) as project:
         upgrades = _pending(project, scripts, targets)
-        moving = {upgrade.collection for upgrade in upgrades}
-        unsettled = project.unsettled()
+        outcome = Outcome(project, held=paused(project))
+        moving = {upgrade.collection for upgrade in upgrades} - outcome.held.keys()
+        unsettled = project.unsettled() - outcome.held.keys()
+        retried = _with_dead_letters(project) - outcome.held.keys() if retry_failed else set()
         _ensure_collections(project, moving)
         if only_ready:
             _refuse_unprepared(project, upgrades)
-        with project.locked(moving | unsettled) as leases:
+        with project.locked(moving | unsettled | retried) as leases:
             upgrades = _pending(project, scripts, targets)  # somebody may have been faster
-            if not {upgrade.collection for upgrade in upgrades} <= moving:
+            if not {it.collection for it in upgrades} <= moving | outcome.held.keys():
                 raise LockHeld(
                     "the pending revisions changed while the locks were taken",
                     next_step="run the same command again",
                 )
-            failed: dict[str, EmbedMigrateError] = {}
+            do_what_was_asked_before(project, upgrades, leases)
+            project.take_orders(leases)
             for collection in sorted(unsettled):
-                with _alone(collection, failed), project.following([collection]) as followers:
+                with (
+                    outcome.of(collection, leases[collection]),
+                    project.following([collection]) as followers,
+                ):
                     project.settle(collection, followers[collection])
-            prepared = _prepare_all(project, upgrades, leases, again, failed)
+            for collection in sorted(retried - outcome.withheld):
+                with (
+                    outcome.of(collection, leases[collection]),
+                    project.following([collection]) as followers,
+                ):
+                    retry_live(project.job(collection), followers[collection])
+            _prepare_all(upgrades, leases, again, outcome, retry_failed=retry_failed)
             applied: list[str] = []
             if not until_ready:
-                with _caught_up(project, prepared, failed) as followers:
-                    applied = _walk(project, scripts, targets, upgrades, leases, prepared, failed)
+                if not only_ready:
+                    outcome.hold_manual_ones()
+                with _caught_up(upgrades, leases, outcome) as followers:
+                    applied = _walk(scripts, targets, upgrades, leases, outcome)
                     note_applied(project, scripts, applied)
                     for collection, lease in followers.items():
-                        with _alone(collection, failed):
+                        with outcome.of(collection, leases[collection]):
                             project.settle(collection, lease)
-            done = [_describe(project, upgrade, prepared, failed) for upgrade in upgrades]
+            done = [_describe(upgrade, outcome) for upgrade in upgrades]
         result = {"schema": 1, "collections": done, "applied": applied}
-        if failed:
-            error = _most_severe(failed)
-            error.result = result if prepared else None
+        if outcome.failed:
+            error = _most_severe(outcome.failed)
+            error.result = result if outcome.prepared or outcome.held else None
             raise error
         return result
 
@@ -119,39 +146,6 @@ def cutover(
 ) -> dict[str, Any]:
     """Upgrade what is ready: catch up, verify again and switch. ``Refused`` if something is not."""
     return upgrade(settings, targets, only_ready=True, reporter=reporter, stop=stop)
-
-
-def contract(
-    settings: Settings,
-    collection: str | None = None,
-    *,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Drop the retained indexes whose grace is over (I20); returns their names."""
-    names = [collection] if collection is not None else sorted(settings.collections)
-    with Project(settings, reporter=reporter) as project:
-        dropped, refused = [], []
-        for name in names:
-            settings.collection(name)
-            with project.catalog.read() as connection:
-                known = bool(indexes.of_collection(connection, name))
-            if not known:
-                continue
-            with project.locked([name]) as leases:
-                try:
-                    gone = settle.contract(
-                        project.job(name),
-                        leases[name],
-                        retain_seconds=settings.general.retain_seconds,
-                        now=time.time(),
-                    )
-                except Refused as error:
-                    refused.append(error)
-                else:
-                    dropped.append({"collection": name, "dropped": gone})
-        if refused and not any(entry["dropped"] for entry in dropped):
-            raise refused[0]
-        return {"schema": 1, "collections": dropped}
 
 
 # -- the steps of an upgrade ------------------------------------------------------------------
@@ -183,11 +177,29 @@ def _ensure_collections(project: Project, collections: set[str]) -> None:
                 indexes.ensure_collection(connection, collection)
 
 
+def _with_dead_letters(project: Project) -> set[str]:
+    """Collections of which a live index misses documents that could not be embedded."""
+    found = {name: of_live_index(project.job(name)) for name in project.settings.collections}
+    return {name for name, live in found.items() if live is not None and live[1]}
+
+
 def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
     for upgrade in upgrades:
         with project.catalog.read() as connection:
+            request = requests.get(connection, upgrade.collection)
             run = runs.latest(connection, upgrade.collection, revision=upgrade.transition.revision)
             index = None if run is None else indexes.get(connection, run.index_name)
+        if request is not None:
+            raise Refused(
+                f"{upgrade.collection!r} was stopped by a person who asked to {request.wanted} it",
+                found=request.by,
+                expected="a person's decision to go on",
+                next_step=f"embedmigrate resume {upgrade.collection}",
+            )
+            if index is not None and isinstance(upgrade.transition, Transition):
+                allowed = upgrade.transition.allow_failed
+                if dead := refusal(connection, index, allowed):
+                    raise dead
         # A cut-over that was stopped half-way leaves the index ready, whatever its run says.
         if run is None or index is None or index.state is not IndexState.READY:
             raise Refused(
@@ -200,27 +212,30 @@ def _refuse_unprepared(project: Project, upgrades: Sequence[Upgrade]) -> None:
 
 
 def _prepare_all(
-    project: Project,
     upgrades: Sequence[Upgrade],
     leases: Mapping[str, Lease],
     again: str | None,
-    failed: dict[str, EmbedMigrateError],
-) -> dict[str, RunRecord]:
-    """Prepare every collection that has not ``failed``; those that do are added there."""
-    prepared: dict[str, RunRecord] = {}
+    outcome: Outcome,
+    *,
+    retry_failed: bool,
+) -> None:
+    """Prepare every collection that has neither failed nor is held."""
+    project, failed = outcome.project, outcome.failed
     for upgrade in upgrades:
-        if upgrade.collection in failed:
+        collection = upgrade.collection
+        if collection in outcome.withheld:
             continue
-        with _alone(upgrade.collection, failed):
-            prepared[upgrade.collection] = _prepare(
-                project, upgrade, leases[upgrade.collection], again
-            )
-        if upgrade.collection in failed and len(upgrades) > 1:
-            project.reporter.note(f"{upgrade.collection}: {failed[upgrade.collection]}")
-    return prepared
+        with outcome.of(collection, leases[collection], upgrade.transition):
+            run = _prepare(project, upgrade, leases[collection], again, retry_failed)
+            project.look(collection)  # nobody may ask again before the lock is given back
+            outcome.prepared[collection] = run
+        if collection in failed and len(upgrades) > 1:
+            project.reporter.note(f"{collection}: {failed[collection]}")
 
 
-def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None) -> RunRecord:
+def _prepare(
+    project: Project, upgrade: Upgrade, lease: Lease, again: str | None, retry_failed: bool
+) -> RunRecord:
     job = project.job(upgrade.collection)
     if isinstance(upgrade.transition, Rebinding):
         return rebind(job, lease, upgrade.transition, again=again)
@@ -230,36 +245,29 @@ def _prepare(project: Project, upgrade: Upgrade, lease: Lease, again: str | None
         upgrade.transition,
         again=again,
         recall_target=project.settings.collection(upgrade.collection).recall_target,
+        retry_failed=retry_failed,
     )
 
 
 @contextmanager
-def _alone(collection: str, failed: dict[str, EmbedMigrateError]) -> Iterator[None]:
-    """What fails for one collection is noted, and does not keep the others from anything."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except EmbedMigrateError as error:
-        failed[collection] = error
-
-
-@contextmanager
 def _caught_up(
-    project: Project, prepared: Mapping[str, RunRecord], failed: dict[str, EmbedMigrateError]
+    upgrades: Sequence[Upgrade], leases: Mapping[str, Lease], outcome: Outcome
 ) -> Iterator[dict[str, Lease]]:
     """Bring what is prepared to where the live index is, and keep it there until the block ends.
 
     Nobody else writes to what is live meanwhile, so that at the switch no reader loses sight of a
     change (I1). Yields the followers' leases.
     """
-    followers: dict[str, Lease] = {}
+    project, followers = outcome.project, dict[str, Lease]()
     with ExitStack() as stack:
-        for collection, run in prepared.items():
-            with _alone(collection, failed):
+        for upgrade in upgrades:
+            collection = upgrade.collection
+            if collection not in outcome.prepared or collection in outcome.withheld:
+                continue
+            with outcome.of(collection, leases[collection], upgrade.transition):
                 lease = stack.enter_context(project.following([collection]))[collection]
                 with project.catalog.read() as connection:
-                    index = indexes.get(connection, run.index_name)
+                    index = indexes.get(connection, outcome.prepared[collection].index_name)
                 if index.container == index.name:
                     settle.catch_up(project.job(collection), lease, index.name, anew=False)
                 followers[collection] = lease
@@ -267,31 +275,36 @@ def _caught_up(
 
 
 def _walk(
-    project: Project,
     scripts: ScriptDirectory,
     targets: Sequence[str],
     upgrades: Sequence[Upgrade],
     leases: Mapping[str, Lease],
-    prepared: Mapping[str, RunRecord],
-    failed: Mapping[str, EmbedMigrateError],
+    outcome: Outcome,
 ) -> list[str]:
-    """Let Alembic apply the scripts, except for heads that need a collection that failed.
+    """Let Alembic apply the scripts, except for what needs a collection that is withheld.
 
     Returns the revisions that were applied.
     """
-    applied: list[str] = []
-    handler = UpgradeWalk(upgrades, leases, prepared)
+    project = outcome.project
+    changes = {upgrade.collection: upgrade.transition for upgrade in upgrades}
+    handler = UpgradeWalk(upgrades, leases, outcome.prepared)
     environment = Environment(
         project.settings, project.catalog, handler=handler, on_step=handler.on_step
     )
     for target in _single_targets(scripts, targets):
         steps = pending_upgrades(scripts, project.applied_heads(), [target])
-        needed = {step.operation.collection for step in steps if step.operation is not None}
-        if steps and not needed & failed.keys():
-            with script_errors():
-                alembic.command.upgrade(environment.config, target)
-            applied += [step.revision for step in steps]
-    return applied
+        while goals := reachable(scripts, steps, outcome.withheld):
+            try:
+                with script_errors():
+                    alembic.command.upgrade(environment.config, goals[0])
+            except AskedToStop as asked:
+                handler.walked.pop()
+                with outcome.of(
+                    asked.collection, leases[asked.collection], changes[asked.collection]
+                ):
+                    raise
+            steps = [step for step in steps if step.revision not in handler.walked]
+    return handler.walked
 
 
 def note_applied(project: Project, scripts: ScriptDirectory, applied: Sequence[str]) -> None:
@@ -319,33 +332,33 @@ def _single_targets(scripts: ScriptDirectory, targets: Sequence[str]) -> list[st
     return single
 
 
-def _describe(
-    project: Project,
-    upgrade: Upgrade,
-    prepared: Mapping[str, RunRecord],
-    failed: Mapping[str, EmbedMigrateError],
-) -> dict[str, Any]:
-    with project.catalog.read() as connection:
-        route = routes.get(connection, upgrade.collection)
-        run = prepared.get(upgrade.collection)
+def _describe(upgrade: Upgrade, outcome: Outcome) -> dict[str, Any]:
+    collection, revision = upgrade.collection, upgrade.transition.revision
+    held, error = outcome.held.get(collection), outcome.failed.get(collection)
+    with outcome.project.catalog.read() as connection:
+        route = routes.get(connection, collection)
+        run = outcome.prepared.get(collection)
+        if run is None and held is not None:
+            run = runs.latest(connection, collection, revision=revision)
         latest = runs.get(connection, run.id) if run is not None else None
         index = None if latest is None else indexes.get(connection, latest.index_name)
-    error = failed.get(upgrade.collection)
     return {
-        "collection": upgrade.collection,
-        "revision": upgrade.transition.revision,
+        "collection": collection,
+        "revision": revision,
         "superseded": list(upgrade.superseded),
         "model": upgrade.transition.model.reference,
         "assurance": upgrade.transition.model.pinned_or_witnessed,
         "index": None if index is None else index.name,
         "container": None if index is None else index.container,
-        "state": "failed" if latest is None else latest.state,
+        "state": latest.state if latest is not None else "failed" if held is None else "paused",
         "error": None if error is None else error.message,
+        "held": held,
         "live": latest is not None and route.live_index == latest.index_name,
         "generation": route.generation,
         "total": 0 if latest is None else latest.total,
         "done": 0 if latest is None else latest.done,
         "skipped": 0 if latest is None else latest.skipped,
+        "failed": 0 if latest is None else latest.failed,
         "embedded": 0 if latest is None else latest.embedded,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import sqlalchemy as sa
@@ -14,10 +14,12 @@ from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.config import Settings
+from embedmigrate.engine.control import Control
 from embedmigrate.engine.intake import TOLD
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
 from embedmigrate.engine.settle import settle
+from embedmigrate.engine.throttle import Asked, Command, Throttle, Url
 from embedmigrate.errors import (
     BadAnswer,
     ConfigError,
@@ -51,6 +53,7 @@ class Project:
         self.catalog = Catalog(settings.catalog_url, create=create_catalog)
         self._allow_mass_delete = allow_mass_delete
         self._jobs: dict[str, Job] = {}
+        self._controls: dict[str, Control] = {}
 
     @classmethod
     def if_any(cls, settings: Settings) -> Project | None:
@@ -75,6 +78,7 @@ class Project:
                 proof_sample=general.proof_sample,
                 lease_seconds=general.lease_seconds,
                 told_by_application=self.settings.collection(collection).changes == TOLD,
+                call_seconds=general.call_seconds,
                 reporter=self.reporter,
                 stop=self.stop,
                 allow_mass_delete=self._allow_mass_delete,
@@ -125,6 +129,28 @@ class Project:
                 )
                 for collection in sorted(set(collections))
             }
+
+    def take_orders(self, leases: Mapping[str, Lease]) -> None:
+        """From now on the jobs of these collections obey requests, and their throttles."""
+        for collection, lease in leases.items():
+            throttle = self._throttle(collection)
+            control = Control(self.stop, self.catalog, lease, throttle)
+            self.job(collection).stop = self._controls[collection] = control
+
+    def look(self, collection: str) -> None:
+        """``AskedToStop`` when a person asks something of a collection now."""
+        self._controls[collection].look()
+
+    def _throttle(self, collection: str) -> Throttle | None:
+        config = self.settings.collection(collection).throttle
+        if config is None:
+            return None
+        asked: list[Asked] = []
+        if config.command is not None:
+            asked.append(Command(config.command, self.settings.root, config.timeout_seconds))
+        if config.url is not None:
+            asked.append(Url(config.url, config.timeout_seconds))
+        return Throttle(config.documents_per_second, asked, every_seconds=config.every_seconds)
 
     def unsettled(self) -> set[str]:
         """Collections that were switched by a runner that died before it followed up."""

@@ -8,13 +8,14 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from embedmigrate.catalog import indexes, locks, routes, runs
-from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState
+from embedmigrate.catalog import indexes, locks, requests, routes, runs
+from embedmigrate.catalog.dead_letters import states as letters_of
+from embedmigrate.catalog.records import STICKY, UNDER_WAY, IndexRecord, IndexState, RunState
 from embedmigrate.collection import Collection
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.command.syncing import lag_of
 from embedmigrate.config import Settings
-from embedmigrate.engine import intake
+from embedmigrate.engine import dead_letters, intake
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.job import Reporter
 from embedmigrate.engine.rebind import Rebinding
@@ -106,9 +107,12 @@ def _nothing(collection: str) -> dict[str, Any]:
         "live": None,
         "shadow": None,
         "retained": [],
+        "dead_letters": [],
         "revision": None,
         "runner": None,
         "follower": None,
+        "request": None,
+        "waiting": None,
     }
 
 
@@ -119,6 +123,11 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
     entry["revision"] = applied[0].revision if applied else None
     entry["runner"] = locks.holder(connection, collection)
     entry["follower"] = locks.holder(connection, collection, locks.Role.FOLLOWER)
+    if (request := requests.get(connection, collection)) is not None:
+        entry["request"] = described_request(request)
+    last = runs.latest(connection, collection)
+    if last is not None and entry["runner"] is not None:  # a runner that was killed said nothing
+        entry["waiting"] = last.waiting
     if route.live_index is not None:
         live = indexes.get(connection, route.live_index)
         entry["live"] = {
@@ -129,11 +138,14 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             "changes": None,
         }
     for index in indexes.of_collection(connection, collection):
+        letters = dead_letters.described(connection, index)
+        if letters["count"]:
+            entry["dead_letters"].append(letters)
         if index.name == route.live_index:
             continue
         described = _described(index)
         run = runs.latest(connection, collection, index=index.name)
-        rebuilt = run is not None and run.state in UNDER_WAY
+        rebuilt = run is not None and run.state in UNDER_WAY | {RunState.PAUSED}
         kept = index.state in (IndexState.RETAINED, IndexState.ADOPTED)
         if kept and not rebuilt:
             undone = run is not None and run.state in STICKY
@@ -159,6 +171,16 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
                 "reason": run.reason,
             }
     return entry
+
+
+def described_request(request: requests.Request) -> dict[str, Any]:
+    """What a person asks, for a document."""
+    return {
+        "wanted": request.wanted,
+        "by": request.actor,
+        "at": request.at,
+        "reason": request.reason,
+    }
 
 
 def _described(index: IndexRecord) -> dict[str, Any]:
@@ -211,6 +233,7 @@ def verify(
                     "collection": name,
                     "index": chosen.name,
                     "holds": all(finding.holds for finding in findings),
+                    "failed": findings[0].measured["failed"],
                     "invariants": [vars(finding) for finding in findings],
                 }
             )
@@ -229,7 +252,8 @@ def _findings(project: Project, collection: str, index: IndexRecord) -> list[Fin
     ):
         job.reporter.phase(collection, "verifying")
         source.prepare()
-        diff = Diff(source, reader, job.work_dir)
+        dead = letters_of(job.catalog, index.container)
+        diff = Diff(source, reader, job.work_dir, dead)
         for _ in diff:
             pass
         return verify_index(

@@ -48,7 +48,8 @@ def revision(
     With ``collection`` it holds the move from what the last revision of that collection made to the
     model ``to`` (default: the one that the collection's configuration names), with every identity
     spelt out. That is a re-embedding, or a rebind where nothing but the query side changes;
-    ``rebind`` asks for the one or the other. Without ``collection`` it is empty.
+    ``rebind`` asks for the one or the other; False also embeds anew with the model that is there
+    already. Without ``collection`` it is empty.
     """
     environment = Environment(settings)
     scripts = environment.scripts()
@@ -63,12 +64,13 @@ def revision(
         refuse_forks(scripts, [collection])
         spec = _wanted_spec(settings, collection, to)
         source = _last_target(settings, scripts, collection)
-        if source is not None and source.answers_like(spec):
+        if source is not None and source.answers_like(spec) and rebind is not False:
             raise UsageError(
                 f"{collection!r} already moves to {spec.model.reference} with this recipe",
                 found="the same model, recipe, factory and metric as the last revision",
                 expected="a change",
-                next_step="change the configuration, pin the model, or give --to MODEL",
+                next_step="change the configuration, pin the model, or give --to MODEL; to embed "
+                "the collection anew with the same model, add --no-rebind",
             )
         attributes["embedmigrate_body"] = _body(
             collection, source, spec, rebind=rebind, allow_lag=lags(settings, collection)

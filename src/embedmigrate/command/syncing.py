@@ -9,16 +9,17 @@ from dataclasses import asdict
 from typing import Any
 
 from embedmigrate.catalog import indexes, journal, routes
-from embedmigrate.catalog.locks import Role
+from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.command.project import Project
 from embedmigrate.config import Settings
 from embedmigrate.engine import intake
+from embedmigrate.engine.dead_letters import of_live_index, refusal, retry
 from embedmigrate.engine.follow import Followed
 from embedmigrate.engine.job import Job, Reporter, StopSignal
 from embedmigrate.engine.lock import held
 from embedmigrate.engine.sync import Round
 from embedmigrate.engine.sync import sync as sync_once
-from embedmigrate.errors import EmbedMigrateError, IndexGone, LockHeld, Temporary
+from embedmigrate.errors import DeadLetters, EmbedMigrateError, IndexGone, LockHeld, Temporary
 
 PATIENCE = 5.0
 """Seconds that one `sync` waits for another to end its round."""
@@ -30,23 +31,34 @@ def sync(
     collections: Sequence[str] = (),
     *,
     compare: bool = False,
+    retry_failed: bool = False,
     allow_mass_delete: bool = False,
     reporter: Reporter | None = None,
     stop: StopSignal | None = None,
 ) -> dict[str, Any]:
     """Bring what is live up to what the source is now; by default of every collection that has it.
 
-    ``compare`` compares source and index as a whole even where every change is recorded. Raises
-    ``Drifted`` when the model is not itself; ``LockHeld`` when another process is at it. Each
-    collection is done, whatever happens to the others; the first error is raised, and its
-    ``result`` is what would have been returned.
+    ``compare`` compares source and index as a whole even where every change is recorded,
+    ``retry_failed`` tries documents again that could not be embedded. Raises ``Drifted`` when
+    the model is not itself, ``LockHeld`` when another process is at it, ``DeadLetters`` when
+    documents remain that cannot be embedded; everything else is done then. Each collection is
+    done, whatever happens to the others; the first error is raised, and its ``result`` is what
+    would have been returned.
     """
     with _project(settings, reporter, stop, allow_mass_delete) as project:
         names = _names(project, collections)
-        entries, first = [], None
+        entries: list[dict[str, Any]] = []
+        first: EmbedMigrateError | None = None
         for name in names:
             try:
-                entries.append(_through(project.job(name), anew=True if compare else None))
+                job = project.job(name)
+                if retry_failed:
+                    with held(job, Role.FOLLOWER, patience=PATIENCE) as lease:
+                        _ask_again(job, lease)
+                entries.append(_through(job, anew=True if compare else None))
+                _refuse_dead_letters(job)
+            except DeadLetters as error:
+                first = first or error
             except EmbedMigrateError as error:
                 if error.exit_code == 7:
                     raise
@@ -150,6 +162,18 @@ def _through(job: Job, *, anew: bool | None) -> dict[str, Any]:
         job.stop.wait(0.2)
 
 
+def _ask_again(job: Job, lease: Lease) -> None:
+    if (live := of_live_index(job)) is not None:
+        retry(job, lease, live[0])
+
+
+def _refuse_dead_letters(job: Job) -> None:
+    if (live := of_live_index(job)) is not None:
+        with job.catalog.read() as connection:
+            if (dead := refusal(connection, live[0], 0)) is not None:
+                raise dead
+
+
 def _look(job: Job, compared: dict[str, float], compare_every: float) -> bool:
     """One round if there is something to do; whether there was."""
     due = time.monotonic() - compared[job.collection] >= compare_every
@@ -204,5 +228,5 @@ def _entry(job: Job, done: Round, total: Followed) -> dict[str, Any]:
 def _said(followed: Followed) -> str:
     return (
         f"{followed.written} written ({followed.embedded} embedded), {followed.metadata} metadata, "
-        f"{followed.deleted} deleted"
+        f"{followed.deleted} deleted" + (f", {followed.failed} failed" if followed.failed else "")
     )

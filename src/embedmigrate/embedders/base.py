@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
@@ -10,7 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from embedmigrate.errors import BadAnswer
+from embedmigrate.errors import (
+    EmbedMigrateError,
+    ModelRaised,
+    NotFinite,
+    Temporary,
+    WrongCount,
+    WrongDimension,
+    WrongNorm,
+    ZeroVector,
+)
 from embedmigrate.models import EmbeddingModel
 
 Vectors = npt.NDArray[np.float32]
@@ -69,14 +79,15 @@ NORM_TOLERANCE = 1e-3
 
 
 def checked(vectors: Vectors, texts: int, model: EmbeddingModel) -> Vectors:
-    """``vectors``, or ``BadAnswer`` unless it is one sane vector a text.
+    """``vectors``, or a ``BadAnswer`` of its own kind unless it is one sane vector a text.
 
     Checks shape, dtype, finiteness, zero vectors and, where the model normalises, the norm. What
     was measured is in the error; no text is.
     """
     expected = (texts, model.dimensions)
     if vectors.shape != expected or vectors.dtype != np.float32:
-        raise BadAnswer(
+        aligned = vectors.ndim == 2 and len(vectors) == texts and vectors.dtype == np.float32
+        raise (WrongDimension if aligned else WrongCount)(
             f"{model.reference} answered with the wrong shape",
             found=f"{vectors.dtype} {vectors.shape}",
             expected=f"float32 {expected}",
@@ -85,21 +96,54 @@ def checked(vectors: Vectors, texts: int, model: EmbeddingModel) -> Vectors:
         return vectors
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     if not np.isfinite(norms).all():
-        raise BadAnswer(
+        raise NotFinite(
             f"{model.reference} answered with values that are not finite",
             found=f"{int((~np.isfinite(norms)).sum())} of {texts} vectors",
             expected="finite numbers",
         )
     if (norms == 0).any():
-        raise BadAnswer(
+        raise ZeroVector(
             f"{model.reference} answered with zero vectors",
             found=f"{int((norms == 0).sum())} of {texts} vectors",
             expected="a direction for every text",
         )
     if model.normalize and (np.abs(norms - 1) > NORM_TOLERANCE).any():
-        raise BadAnswer(
+        raise WrongNorm(
             f"{model.reference} answered with vectors that are not normalised",
             found=f"norms from {norms.min():.4f} to {norms.max():.4f}",
             expected=f"1 within {NORM_TOLERANCE}",
         )
     return vectors
+
+
+def ask_documents(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """What ``embedder`` makes of ``texts``, checked; whatever it raises is one of our errors."""
+    with named_by_type(embedder.model, len(texts)):
+        answer = embedder.embed_documents(texts)
+    return checked(answer, len(texts), embedder.model)
+
+
+@contextmanager
+def named_by_type(model: EmbeddingModel, texts: int) -> Iterator[None]:
+    """Name an exception of a runtime by its type: its message may hold a text (I21).
+
+    One of the operating system, such as no connection or no time, passes: ``Temporary``.
+    """
+    try:
+        yield
+    except EmbedMigrateError:
+        raise
+    except OSError as error:
+        raise Temporary(
+            f"{model.reference} cannot be asked now",
+            found=type(error).__name__,
+            expected="an answer",
+            next_step="run the same command again",
+        ) from error
+    except Exception as error:
+        raise ModelRaised(
+            f"{model.reference} failed on a call of {texts} texts",
+            found=type(error).__name__,
+            expected="an answer",
+            next_step="run the same command again; if it stays, try the model on its own",
+        ) from error

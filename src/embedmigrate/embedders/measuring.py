@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedmigrate.embedders.base import Embedder, Vectors
-from embedmigrate.errors import BadAnswer, ConfigError, EmbedMigrateError
+from embedmigrate.embedders.base import Embedder, Vectors, named_by_type
+from embedmigrate.errors import BadAnswer, ConfigError, ModelRaised, ZeroVector
 from embedmigrate.models.canaries import CANARIES
 from embedmigrate.models.drift import distances_of
 from embedmigrate.models.witness import Behaviour, WitnessRecord, processor_family
@@ -109,20 +109,14 @@ class _Side:
 
     def _one(self, ask: _Ask, text: str) -> Vectors | None:
         try:
-            answer: Vectors = np.asarray(ask([text]), np.float32)
+            with named_by_type(self._model, 1):
+                answer: Vectors = np.asarray(ask([text]), np.float32)
+        except ModelRaised:
+            raise
         except BadAnswer as error:  # some canaries have no token that a model knows
             said = error.message + (f": {error.found}" if error.found else "")
-            self.refusal = self.refusal or ("" if _is_zero(error) else said)
+            self.refusal = self.refusal or ("" if isinstance(error, ZeroVector) else said)
             return None
-        except EmbedMigrateError:
-            raise
-        except Exception as error:  # its message may hold the text
-            raise BadAnswer(
-                f"{self._model.reference} failed on a canary",
-                found=type(error).__name__,
-                expected="an answer",
-                next_step="try the model on its own",
-            ) from error
         if answer.ndim != 2 or answer.shape[0] != 1 or not np.isfinite(answer).all():
             self.refusal = self.refusal or f"answered with the shape {answer.shape}, or not finite"
             return None
@@ -137,8 +131,3 @@ class _Side:
         except BadAnswer as error:
             self.refusal = self.refusal or error.message
         return vectors
-
-
-def _is_zero(error: BadAnswer) -> bool:
-    """Whether the refusal is for a text without a direction, which is no fault of a model."""
-    return "zero vectors" in error.message

@@ -22,11 +22,11 @@ from embedmigrate.embedders.openai_config import OpenAIConfig
 from embedmigrate.embedders.openai_server import Server
 from embedmigrate.embedders.tokenizing import without_surrogates
 from embedmigrate.errors import (
-    BadAnswer,
     ConfigError,
     DigestMismatch,
     NameMismatch,
     UnpinnedReference,
+    WrongDimension,
 )
 from embedmigrate.models import EmbeddingModel
 from embedmigrate.models.canaries import CANARIES
@@ -139,7 +139,7 @@ class OpenAIEmbedder:
         self._check_name(reply.model)
         vectors = reply.vectors()
         if len(vectors) == len(texts) and vectors.shape[1] != self.model.dimensions:
-            raise BadAnswer(
+            raise WrongDimension(
                 f"the server answered for {self.model.name} with another dimension",
                 found=f"{vectors.shape[1]} dimensions",
                 expected=f"{self.model.dimensions}",

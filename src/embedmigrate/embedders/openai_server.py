@@ -21,6 +21,9 @@ from embedmigrate.errors import (
     EmbedMigrateError,
     MissingExtra,
     Temporary,
+    TextRefused,
+    WrongCount,
+    WrongDimension,
 )
 from embedmigrate.models.embedding_model import Parameter
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 _PASSING = (408, 409, 425, 429)
 """Statuses below 500 that another try may not meet."""
+_OF_A_TEXT = (400, 413, 422)
+"""Statuses that one text may be the reason for: too long, or empty to this server."""
 _KNOWN_CODES = frozenset(
     ("insufficient_quota", "rate_limit_exceeded", "model_not_found", "context_length_exceeded")
 )
@@ -52,7 +57,7 @@ class Reply(BaseModel):
         not 0, 1, 2 … or the vectors are not of one length."""
         rows = sorted(self.data, key=lambda row: row.index)
         if [row.index for row in rows] != list(range(len(rows))):
-            raise BadAnswer(
+            raise WrongCount(
                 "a server answered with the wrong indices",
                 found=f"{len({row.index for row in rows})} different ones on {len(rows)} vectors",
                 expected="each from 0, once",
@@ -60,7 +65,7 @@ class Reply(BaseModel):
         vectors = [_decoded(row.embedding) for row in rows]
         lengths = sorted({len(vector) for vector in vectors})
         if len(lengths) > 1:
-            raise BadAnswer(
+            raise WrongDimension(
                 "a server answered with vectors of different lengths",
                 found=", ".join(map(str, lengths)),
                 expected="one length",
@@ -102,7 +107,8 @@ class Server:
         """The answer to one request.
 
         ``Temporary`` when there is none now: no connection, no time, 429, 5xx. ``ConfigError`` when
-        the server refuses: key, model, parameters. ``BadAnswer`` for an answer of another form.
+        the server refuses: key, model, parameters; ``TextRefused`` where it may be for a text.
+        ``BadAnswer`` for an answer of another form.
         """
         import openai
 
@@ -155,7 +161,7 @@ class Server:
                 expected="a key that may ask for embeddings",
                 next_step="correct api_key",
             )
-        return ConfigError(
+        return (TextRefused if status in _OF_A_TEXT else ConfigError)(
             f"{here} refuses to embed with {model!r}",
             found=found,
             expected="an answer",

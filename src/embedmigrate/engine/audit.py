@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from embedmigrate.embedders.base import Embedder, checked
+from embedmigrate.embedders.base import Embedder, ask_documents
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.sampling import Sample
 from embedmigrate.engine.statistics import sample_size, upper_bound
@@ -87,6 +87,8 @@ class Audit:
     stale: int
     metadata: int
     orphaned: int
+    failed: int
+    """Documents without a vector that are known not to be embeddable: no finding."""
     proof: SampleProof | None
     findings: tuple[str, ...] = field(default=())
 
@@ -150,6 +152,7 @@ def audit(
         expected=min(expected),
         vectors=sample.seen,
         by_fingerprint=stamps,
+        failed=compared.failed,
         proof=proof,
         findings=tuple(_findings(counts, proof)),
         **counts,
@@ -204,7 +207,7 @@ def prove(
         if not same:
             continue
         texts = [documents[state.id].text for state in same]
-        again = checked(embedder.embed_documents(texts), len(texts), embedder.model)
+        again = ask_documents(embedder, texts)
         stored = reader.vectors([(state.id, state.chunk) for state in same])
         figures = zip(distances_of(again, stored), norm_ratios(again, stored), strict=True)
         proofs += (

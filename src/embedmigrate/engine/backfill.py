@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
-from embedmigrate.catalog import journal, runs
+from embedmigrate.catalog import dead_letters, indexes, journal, runs
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import BatchRecord, RunRecord
+from embedmigrate.catalog.records import BatchRecord, IndexRecord, RunRecord, RunState
 from embedmigrate.embedders.base import Embedder, Vectors
+from embedmigrate.engine.dead_letters import failed_at, refuse_many, take_out
 from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
 from embedmigrate.engine.executor import Executor, LocalExecutor
 from embedmigrate.engine.guard import Guard
@@ -93,7 +94,8 @@ def _work_off_window(
         return False
     with job.catalog.read() as connection:
         writer.begin(runs.window(connection, run.id))
-    executor.run(window, _BackfillWork(job, lease, source, writer, embedder))
+        index = indexes.get(connection, run.index_name)
+    executor.run(window, _BackfillWork(job, lease, index, source, writer, embedder))
     return True
 
 
@@ -103,10 +105,17 @@ def _close_window_of_the_dead(
     """Decide about the window of a runner that was killed, now that the guard has opened.
 
     Files that are the pinned ones made it, so that this check closes it. What a server answered in
-    between nobody knows: its window is done again, at the price of what was embedded in it.
+    between nobody knows: its window is done again, at the price of what was embedded in it. So is
+    the last window of a run that was cancelled, whose vectors this one would use for equal texts.
     """
     with job.catalog.read() as connection:
         is_open = runs.has_open_window(connection, run.id)
+        others = [it for it in runs.of_index(connection, run.index_name) if it.id < run.id]
+    if not run.done and not embedder.model.artifacts:
+        for other in others:
+            if other.state is RunState.CANCELLED:
+                reason = "the last window of a cancelled run of a server's model"
+                discard_window(job, lease, other, writer, reason)
     if is_open and not embedder.model.artifacts:
         discard_window(job, lease, run, writer, "a window of a server's model that was not closed")
     else:
@@ -170,6 +179,7 @@ class _BackfillWork:
 
     job: Job
     lease: Lease
+    index: IndexRecord
     source: Source
     writer: IndexWriter
     embedder: Embedder
@@ -188,31 +198,47 @@ class _BackfillWork:
     def embed(self, reading: _Reading) -> _Embedded:
         self.job.stop.check()
         result = embed_documents(
-            reading.documents, self.embedder, self._find_vectors, self.job.stop
+            reading.documents,
+            self.embedder,
+            self._find_vectors,
+            self.job.stop,
+            probe=self.job.guard(self.embedder.model).check,
+            believe=self.job.allow_mass_delete,
         )
-        for document, vector in zip(reading.documents, result.vectors, strict=True):
+        for document, vector in zip(result.documents, result.vectors, strict=True):
             self._unsaved[document.content_hash] = vector
         return _Embedded(reading, result)
 
     def save(self, embedded: _Embedded) -> None:
-        reading, batch = embedded.reading, embedded.reading.batch
-        if reading.documents:
-            with self._writer_lock:
+        reading, batch, result = embedded.reading, embedded.reading.batch, embedded.result
+        failures = failed_at(result.failed, reading.seq)
+        refuse_many(self.job, self.index, failures)
+        with self._writer_lock:
+            if result.documents:
                 self.writer.write(
-                    rows_of(reading.documents, reading.seq),
-                    embedded.result.vectors,
+                    rows_of(result.documents, reading.seq),
+                    result.vectors,
                     space=self.embedder.model.fingerprint,
                 )
+            if failures:
+                take_out(self.writer, failures)
         with self.job.catalog.write() as connection:
             runs.finish_batch(
                 connection,
                 self.lease,
                 batch,
-                done=len(reading.documents),
+                done=len(result.documents),
                 skipped=reading.skipped,
-                embedded=embedded.result.embedded,
+                embedded=result.embedded,
+                failed=len(failures),
             )
-        for document in reading.documents:
+            dead_letters.forget(
+                connection, self.index.container, [document.id for document in result.documents]
+            )
+            dead_letters.record(
+                connection, self.index.container, failures, (batch.run_id, batch.ordinal)
+            )
+        for document in result.documents:
             self._unsaved.pop(document.content_hash, None)
         self.job.reporter.advance(len(reading.documents) + reading.skipped)
 

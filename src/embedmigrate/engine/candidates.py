@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from embedmigrate.embedders.base import Embedder, Vectors, checked
-from embedmigrate.engine.embedding import CALL_SIZE, named_by_type
+from embedmigrate.embedders.base import Embedder, Vectors, checked, named_by_type
+from embedmigrate.engine.embedding import CALL_SIZE
 from embedmigrate.engine.job import StopSignal
 from embedmigrate.errors import BadAnswer
 from embedmigrate.models import EmbeddingModel, Recipe

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from embedmigrate.catalog.dead_letters import DeadState
 from embedmigrate.errors import Refused, StorageUnavailable
 from embedmigrate.sources.base import NO_TEXT, DocumentState, Source
 from embedmigrate.stores.base import IndexReader, StoredState
@@ -19,7 +20,8 @@ MASS_DELETE_SHARE = 0.1
 
 
 class Difference(NamedTuple):
-    """``kind``: missing, stale or metadata (the source is ahead), orphan (the index is)."""
+    """``kind``: missing, stale or metadata (the source is ahead), orphan (the index is), lapsed
+    (the list of dead letters is)."""
 
     document_id: str
     kind: str
@@ -40,10 +42,14 @@ class Comparison:
     stale: int = 0
     metadata: int = 0
     orphan: int = 0
+    failed: int = 0
+    """Documents without a vector that are known to be dead, with the text that they have now."""
+    lapsed: int = 0
+    """Dead letters of documents that the index holds, or the source has no text for, any more."""
 
     @property
     def differences(self) -> int:
-        return self.missing + self.stale + self.metadata + self.orphan
+        return self.missing + self.stale + self.metadata + self.orphan + self.lapsed
 
 
 class Diff:
@@ -53,8 +59,16 @@ class Diff:
     stream in the byte order of ids; a source that cannot do so is staged in a temporary file.
     """
 
-    def __init__(self, source: Source, reader: IndexReader, work_dir: Path) -> None:
+    def __init__(
+        self,
+        source: Source,
+        reader: IndexReader,
+        work_dir: Path,
+        dead: Iterable[DeadState] = (),
+    ) -> None:
+        """``dead`` are the dead letters of the index, in the byte order of their ids."""
         self._source, self._reader, self._work_dir = source, reader, work_dir
+        self._dead = iter(dead)
         self.comparison = Comparison()
 
     def __iter__(self) -> Iterator[Difference]:
@@ -73,32 +87,69 @@ class Diff:
                 yield from self._merge(_sorted_by_id(self._source.states(), Path(folder)))
 
     def _merge(self, states: Iterator[DocumentState]) -> Iterator[Difference]:
-        counts = self.comparison
         stored_documents = self._stored_documents()
         stored = next(stored_documents, None)
-        for state in states:
+        for state, letter in self._with_letters(states):
+            if state is None:
+                assert letter is not None
+                yield Difference(letter.id, "lapsed")
+                continue
             while stored is not None and stored.id < state.id:
-                yield _orphan(stored)
+                yield Difference(stored.id, "orphan", _row(stored))
                 stored = next(stored_documents, None)
             here = None
             if stored is not None and stored.id == state.id:
                 here, stored = stored, next(stored_documents, None)
-            if state.content_hash == NO_TEXT:
-                counts.skipped += 1
-                if here is not None:
-                    yield _orphan(here)
-                continue
-            counts.source += 1
-            wanted = (state.content_hash + state.metadata_hash).hex()
-            if here is None:
-                yield Difference(state.id, "missing", wanted)
-            elif here.content_hash != state.content_hash:
-                yield Difference(state.id, "stale", wanted)
-            elif here.metadata_hash != state.metadata_hash:
-                yield Difference(state.id, "metadata", wanted)
+            has_text = state.content_hash != NO_TEXT
+            if kind := self._kind(state, here, letter) if has_text else self._rest(here, letter):
+                wanted = (
+                    (state.content_hash + state.metadata_hash).hex() if has_text else _row(here)
+                )
+                yield Difference(state.id, kind, wanted)
         while stored is not None:
-            yield _orphan(stored)
+            yield Difference(stored.id, "orphan", _row(stored))
             stored = next(stored_documents, None)
+
+    def _kind(
+        self, state: DocumentState, here: StoredState | None, letter: DeadState | None
+    ) -> str | None:
+        """How a document with a text differs from what the index holds of it."""
+        self.comparison.source += 1
+        if here is None:
+            if letter is None or letter.content_hash != state.content_hash:
+                return "missing"
+            self.comparison.failed += 1
+            return None
+        if here.content_hash != state.content_hash:
+            return "stale"
+        if here.metadata_hash != state.metadata_hash:
+            return "metadata"
+        return None if letter is None else "lapsed"
+
+    def _rest(self, here: StoredState | None, letter: DeadState | None) -> str | None:
+        """What there still is of a document that has no text."""
+        self.comparison.skipped += 1
+        if here is not None:
+            return "orphan"
+        return None if letter is None else "lapsed"
+
+    def _with_letters(
+        self, states: Iterator[DocumentState]
+    ) -> Iterator[tuple[DocumentState | None, DeadState | None]]:
+        """Each document with its dead letter; a letter without a document stands alone."""
+        dead = next(self._dead, None)
+        for state in states:
+            while dead is not None and dead.id < state.id:
+                yield None, dead
+                dead = next(self._dead, None)
+            if dead is not None and dead.id == state.id:
+                yield state, dead
+                dead = next(self._dead, None)
+            else:
+                yield state, None
+        while dead is not None:
+            yield None, dead
+            dead = next(self._dead, None)
 
     def _stored_documents(self) -> Iterator[StoredState]:
         previous = None
@@ -109,8 +160,8 @@ class Diff:
             previous = state.id
 
 
-def _orphan(stored: StoredState) -> Difference:
-    return Difference(stored.id, "orphan", f"seq {stored.seq}")
+def _row(stored: StoredState | None) -> str:
+    return "" if stored is None else f"seq {stored.seq}"
 
 
 @contextmanager

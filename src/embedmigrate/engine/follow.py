@@ -12,13 +12,16 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from embedmigrate.catalog import indexes, journal, locks
+from embedmigrate.catalog import dead_letters, indexes, journal, locks
+from embedmigrate.catalog.dead_letters import Failed
 from embedmigrate.catalog.journal import Entry
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.engine import intake
 from embedmigrate.engine.backfill import rows_of
+from embedmigrate.engine.dead_letters import RETRY, failed_at, refuse_many, take_out
 from embedmigrate.engine.diff import (
     Comparison,
     Diff,
@@ -45,6 +48,8 @@ class Followed:
     embedded: int = 0
     more: bool = False
     """Whether it ended by time, with entries left."""
+    failed: int = 0
+    """Documents that the model cannot embed: tried now, or known and not tried again."""
 
     @property
     def changes(self) -> int:
@@ -75,7 +80,8 @@ def note_differences(job: Job, lease: Lease, source: Source, index: IndexRecord)
         temporary_space(),
         tempfile.TemporaryFile("w+", encoding="utf-8") as found,
     ):
-        diff = Diff(source, reader, job.work_dir)
+        dead = dead_letters.states(job.catalog, index.container)
+        diff = Diff(source, reader, job.work_dir, dead)
         for difference in diff:
             job.stop.check()
             if len(remembered) < REMEMBERED_DIFFERENCES:
@@ -144,10 +150,20 @@ def follow(
         if seconds is not None and time.monotonic() - started > seconds:
             followed.more = True
             return followed
-        _apply(job, source, writer, record, page, followed)
+        found = _apply(job, source, writer, record, page, followed)
         with job.catalog.write() as connection:
             locks.renew(connection, lease)
+            dead_letters.forget(connection, record.container, found.alive)
+            dead_letters.record(connection, record.container, found.dead)
             indexes.advance(connection, index, page[-1].seq)
+
+
+class _Found(NamedTuple):
+    """What is recorded of a page, in the transaction that says that it was applied."""
+
+    alive: list[str]
+    """Documents that are no dead letters: embedded, up to date, or gone."""
+    dead: list[Failed]
 
 
 def _apply(
@@ -157,13 +173,18 @@ def _apply(
     index: IndexRecord,
     page: Sequence[Entry],
     followed: Followed,
-) -> None:
+) -> _Found:
     seqs = {entry.document_id: entry.seq for entry in page}  # the last entry of a document counts
     now = source.get(list(seqs))
+    retried = {entry.document_id for entry in page if entry.change == RETRY}
+    with job.catalog.read() as connection:
+        letters = dead_letters.of_documents(connection, index.container, list(seqs))
     stored = {state.id: state for state in writer.existing(list(seqs))}
     deletes: list[tuple[str, int]] = []
     metadata: list[Row] = []
     changed: list[Document] = []
+    known_dead: set[str] = set()
+    failures: list[Failed] = []
     for document_id, seq in seqs.items():
         document, state = now.get(document_id), stored.get(document_id)
         if state is not None and state.seq > seq:  # what came later has an entry of its own
@@ -174,6 +195,12 @@ def _apply(
                 deletes.append((document_id, seq))
             else:
                 followed.unchanged += 1
+        elif (
+            state is None
+            and document_id not in retried
+            and letters.get(document_id) == document.content_hash
+        ):
+            known_dead.add(document_id)
         elif state is None or state.content_hash != document.content_hash:
             changed.append(document)
         elif state.metadata_hash != document.metadata_hash:
@@ -186,11 +213,26 @@ def _apply(
         followed.metadata += writer.write_metadata(metadata).applied
     if changed:
         guard = job.guard(index.model)
-        result = embed_documents(changed, guard.embedder, writer.find_vectors, job.stop)
+        result = embed_documents(
+            changed,
+            guard.embedder,
+            writer.find_vectors,
+            job.stop,
+            probe=guard.check,
+            believe=job.allow_mass_delete,
+        )
         if result.embedded:
             guard.check()  # before anything is written, so that there is nothing to discard (I18)
-        rows = [row for document in changed for row in rows_of([document], seqs[document.id])]
+        failures = [failed_at([failure], seqs[failure.document.id])[0] for failure in result.failed]
+        refuse_many(job, index, failures)
+        followed.deleted += take_out(writer, failures)
+        rows = [
+            row for document in result.documents for row in rows_of([document], seqs[document.id])
+        ]
         written = writer.write(rows, result.vectors, space=index.model.fingerprint)
         followed.written += written.applied
         followed.embedded += result.embedded
+    dead = known_dead | {failed.document_id for failed in failures}
+    followed.failed += len(dead)
     job.reporter.advance(len(page))
+    return _Found([document_id for document_id in seqs if document_id not in dead], failures)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from embedmigrate.catalog import Catalog, spaces, witnesses
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.embedders.base import Embedder
 from embedmigrate.engine.guard import Guard
+from embedmigrate.engine.patience import Patient
 from embedmigrate.errors import Stopped
 from embedmigrate.models import EmbeddingModel, Recipe
 from embedmigrate.models.witness import Witness, WitnessRecord
@@ -51,10 +53,18 @@ class Silent:
         pass
 
 
-class StopSignal:
-    """Asked between two model calls whether to go on. Set from a signal handler or a thread."""
+_LOOK_SECONDS = 0.2
+"""How often a sleeper looks at a signal that stands above its own."""
 
-    def __init__(self) -> None:
+
+class StopSignal:
+    """Asked between two model calls whether to go on. Set from a signal handler or a thread.
+
+    One that stands ``within`` another stops with it.
+    """
+
+    def __init__(self, within: StopSignal | None = None) -> None:
+        self._within = within
         self._event = threading.Event()
         self._why = ""
 
@@ -64,17 +74,29 @@ class StopSignal:
 
     def wait(self, seconds: float) -> None:
         """Sleep, unless somebody asks to stop: ``Stopped`` then."""
-        self._event.wait(seconds)
-        self.check()
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._event.wait(min(left, _LOOK_SECONDS))
+            self.check()
 
     def check(self) -> None:
         """Raise ``Stopped`` when somebody asked to stop."""
+        if self._within is not None:
+            self._within.check()
         if self._event.is_set():
-            raise Stopped(
-                f"stopped: {self._why}",
-                expected="what is checkpointed stays; nothing is lost",
-                next_step="run the same command again to resume",
-            )
+            raise stopped(self._why)
+
+    def pace(self, texts: int) -> None:
+        """Asked before a model call: ``check``, and wait as long as such a call has to."""
+        self.check()
+
+
+def stopped(why: str) -> Stopped:
+    return Stopped(
+        f"stopped: {why}",
+        expected="what is checkpointed stays; nothing is lost",
+        next_step="run the same command again to resume",
+    )
 
 
 def _no_witness(_model: EmbeddingModel) -> Witness:
@@ -98,10 +120,12 @@ class Job:
     lease_seconds: float = 30.0
     told_by_application: bool = False
     """Whether the application says itself what it changes (``Collection.changed``)."""
+    call_seconds: float = 600.0
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
     allow_mass_delete: bool = False
-    """Whether a diff may delete more than a tenth of an index (``--yes``)."""
+    """Whether a diff may delete more than a tenth of an index, and a model fail on as much of a
+    collection (``--yes``)."""
     _embedders: dict[tuple[str, str], Embedder] = field(default_factory=dict)
     _guards: dict[tuple[str, str], Guard] = field(default_factory=dict)
 
@@ -150,7 +174,8 @@ class Job:
         key = (model.fingerprint, model.query_side)
         if key not in self._embedders:
             self.reporter.note(f"loading {model.reference}")
-            self._embedders[key] = self.load_embedder(model)
+            loaded = Patient(self.load_embedder(model), self.call_seconds)
+            self._embedders[key] = cast(Embedder, loaded)
         return self._embedders[key]
 
     def close(self) -> None:

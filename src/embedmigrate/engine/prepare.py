@@ -16,7 +16,7 @@ from typing import Protocol
 from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import STICKY, IndexRecord, IndexState, RunRecord, RunState
-from embedmigrate.engine import intake
+from embedmigrate.engine import dead_letters, intake
 from embedmigrate.engine.backfill import backfill, discard_window
 from embedmigrate.engine.belonging import check_store, manifest_of
 from embedmigrate.engine.diff import Comparison
@@ -55,6 +55,8 @@ class Transition:
     """Fingerprint that must be live before; None for a first index."""
     allow_lag: bool = False
     """Whether it is enough that the index is as the source was when they were last compared."""
+    allow_failed: int = 0
+    """Documents that may lack a vector at the cut-over because they cannot be embedded."""
 
     @property
     def model(self) -> EmbeddingModel:
@@ -78,12 +80,14 @@ def prepare(
     *,
     again: str | None = None,
     recall_target: float = 0.9,
+    retry_failed: bool = False,
 ) -> RunRecord:
     """Bring the index of ``transition`` to ``ready`` and return its run.
 
     ``again`` is the reason for which a run that a person rolled back or cancelled is taken up once
-    more. Raises ``SourceMismatch``, ``StickyState``, ``VerificationFailed`` and whatever a source,
-    a store or a model raises; the live index is not touched in any case.
+    more; ``retry_failed`` tries documents again that could not be embedded. Raises
+    ``SourceMismatch``, ``StickyState``, ``VerificationFailed``, ``DeadLetters`` and whatever a
+    source, a store or a model raises; the live index is not touched in any case.
     """
     job.store.check_writable()
     check_leaves(job, transition)
@@ -100,7 +104,8 @@ def prepare(
         job.reporter.phase(job.collection, "reading the source")
         intake.begin(job, source)  # before anything is read
         source.prepare()
-        return _prepare(job, lease, transition, source, again, recall_target)
+        job.stop.check()  # before anything is made
+        return _prepare(job, lease, transition, source, again, recall_target, retry_failed)
 
 
 def _prepare(
@@ -110,13 +115,17 @@ def _prepare(
     source: Source,
     again: str | None,
     recall_target: float,
+    retry_failed: bool,
 ) -> RunRecord:
     run, index = _open_run(job, lease, transition, again)
     if index.container == index.name:
         job.store.create(manifest_of(job, index))
     try:
         with closing(job.writer(index, lease, run=str(run.id))) as writer:
-            return _Preparation(job, lease, index, source, writer, recall_target).go(run)
+            preparation = _Preparation(
+                job, lease, index, source, writer, recall_target, transition.allow_failed
+            )
+            return preparation.go(run, retry_failed=retry_failed)
     except (Stopped, Temporary):
         raise
     except Exception as error:
@@ -248,10 +257,11 @@ class _Preparation:
     source: Source
     writer: IndexWriter
     recall_target: float
+    allow_failed: int = 0
 
-    def go(self, run: RunRecord) -> RunRecord:
+    def go(self, run: RunRecord, *, retry_failed: bool = False) -> RunRecord:
         complete = self.index.state in (IndexState.READY, IndexState.RETAINED)
-        if run.state is RunState.FAILED:
+        if run.state in (RunState.FAILED, RunState.PAUSED):
             run = self._move(run, RunState.BACKFILLING if run.total else RunState.PLANNED)
         if run.state is RunState.PLANNED and not complete:
             ranges = self._stoppable(self.source.partition(self.job.batch_size))
@@ -260,14 +270,16 @@ class _Preparation:
         if run.state is RunState.BACKFILLING:
             self._backfill(run)
         run = self._move(run, RunState.CATCHING_UP)
+        retried = self._retry_failed() if retry_failed else 0
         comparison, lagging, embedded = self._catch_up()
         run = self._move(
             run,
             RunState.BUILDING,
             total=comparison.source + comparison.skipped,
-            done=comparison.source - comparison.missing,
+            done=comparison.source - comparison.missing - comparison.failed,
             skipped=comparison.skipped,
-            embedded=run.embedded + embedded,
+            failed=comparison.failed,
+            embedded=run.embedded + retried + embedded,
         )
         self._phase("building")
         self.writer.build()
@@ -279,6 +291,11 @@ class _Preparation:
         self._phase("embedding", run.total, run.total - run.pending)
         embedder = self.job.embedder(self.index.model)
         backfill(self.job, self.lease, run, self.source, self.writer, embedder)
+
+    def _retry_failed(self) -> int:
+        """Try dead documents again; returns the texts that were embedded."""
+        dead_letters.retry(self.job, self.lease, self.index)
+        return follow(self.job, self.lease, self.source, self.writer, self.index.name).embedded
 
     def _catch_up(self) -> tuple[Comparison, int, int]:
         """Compare and apply until a comparison finds nothing.
@@ -329,7 +346,12 @@ class _Preparation:
                     finding.measured,
                     run.id,
                 )
-            if not broken:
+            refusal: EmbedMigrateError | None = (
+                verification_failed(self.index.name, broken)
+                if broken
+                else dead_letters.refusal(connection, self.index, self.allow_failed)
+            )
+            if refusal is None:
                 state = indexes.get(connection, self.index.name).state
                 if state is not IndexState.READY:
                     indexes.move(connection, self.index.name, (state,), IndexState.READY)
@@ -341,7 +363,7 @@ class _Preparation:
                     RunState.READY,
                     values={"ready_at": time.time()},
                 )
-        raise verification_failed(self.index.name, broken)
+        raise refusal
 
     def _stoppable(self, ranges: Iterable[KeyRange]) -> Iterator[KeyRange]:
         for key_range in ranges:

@@ -6,9 +6,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from embedmigrate.catalog import indexes, journal, locks, routes
+from embedmigrate.catalog.dead_letters import forget_container
+from embedmigrate.catalog.dead_letters import states as letters_of
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord, IndexState
-from embedmigrate.engine import intake
+from embedmigrate.engine import dead_letters, intake
 from embedmigrate.engine.belonging import check_store
 from embedmigrate.engine.diff import Diff
 from embedmigrate.engine.follow import Followed, compare, follow
@@ -88,7 +90,7 @@ def outstanding(job: Job, index: IndexRecord) -> Outstanding:
         closing(job.reader(index)) as reader,
     ):
         source.prepare()
-        diff = Diff(source, reader, job.work_dir)
+        diff = Diff(source, reader, job.work_dir, letters_of(job.catalog, index.container))
         for difference in diff:
             if difference.kind in ("stale", "missing") and len(ids) < IDS_NAMED:
                 ids.append(difference.document_id)
@@ -113,6 +115,20 @@ def settle(job: Job, lease: Lease) -> Followed | None:
     with job.catalog.write() as connection:
         routes.note_settled(connection, lease, route.generation)
     return followed
+
+
+def retry_live(job: Job, lease: Lease) -> None:
+    """Try the dead documents of the live index again; ``DeadLetters`` when some of them remain."""
+    live = dead_letters.of_live_index(job)
+    if live is None or not live[1]:
+        return
+    index, _ = live
+    dead_letters.retry(job, lease, index)
+    catch_up(job, lease, index.name)
+    with job.catalog.read() as connection:
+        remaining = dead_letters.refusal(connection, index, 0)
+    if remaining is not None:
+        raise remaining
 
 
 def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> list[str]:
@@ -147,6 +163,8 @@ def contract(job: Job, lease: Lease, *, retain_seconds: float, now: float) -> li
             locks.renew(connection, lease)
             indexes.move(connection, index.name, (IndexState.RETAINED,), IndexState.DROPPED)
             in_use = index.container in indexes.containers(connection)
+            if not in_use:
+                forget_container(connection, index.container)
         if not in_use and index.adopted is None:
             job.store.drop(index.container)
     return [index.name for index in due]

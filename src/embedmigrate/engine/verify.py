@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder, Vectors, checked
+from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder, Vectors, ask_documents
 from embedmigrate.engine.diff import Comparison
 from embedmigrate.engine.sampling import Sample
 from embedmigrate.errors import VerificationFailed
@@ -165,7 +165,7 @@ def _embedded_again(
     if not same:
         return {"embedded_again": 0, "misplaced": 0, "largest_distance": 0.0}
     texts = [documents[state.id].text for state in same]
-    again = checked(embedder.embed_documents(texts), len(texts), embedder.model).astype(np.float64)
+    again = ask_documents(embedder, texts).astype(np.float64)
     stored = reader.vectors([(state.id, state.chunk) for state in same]).astype(np.float64)
     again /= np.linalg.norm(again, axis=1, keepdims=True)
     stored /= np.linalg.norm(stored, axis=1, keepdims=True)

@@ -32,6 +32,7 @@ class ReembedOp(MigrateOperation):
         factory: str,
         metric: Metric,
         allow_lag: bool = False,
+        allow_failed: int = 0,
     ) -> None:
         self.collection = collection
         self.source = None if source is None else _pinned(source)
@@ -46,6 +47,14 @@ class ReembedOp(MigrateOperation):
                 f"there is no metric {metric!r}",
                 found=metric,
                 expected=", ".join(get_args(Metric)),
+                next_step="correct the script",
+            )
+        self.allow_failed = _of_type("allow_failed", allow_failed, int)
+        if isinstance(allow_failed, bool) or allow_failed < 0:
+            raise ScriptError(
+                "allow_failed is a number of documents",
+                found=allow_failed,
+                expected="0 or more",
                 next_step="correct the script",
             )
         _require_fingerprint(self.collection, self.target)

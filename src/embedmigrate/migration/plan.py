@@ -116,11 +116,13 @@ def _transition(
     leaves, target = moves[0].source, moves[-1].target
     if leaves is not None and not any(isinstance(move, ReembedOp) for move in moves):
         return Rebinding(revision=revision, model=target, leaves=leaves)
+    built = next(move for move in reversed(moves) if isinstance(move, ReembedOp))
     return Transition(
         revision=revision,
         spec=spec_after(settings, moves),
         leaves=leaves,
-        allow_lag=next(it.allow_lag for it in reversed(moves) if isinstance(it, ReembedOp)),
+        allow_lag=built.allow_lag,
+        allow_failed=built.allow_failed,
     )
 
 

@@ -28,9 +28,12 @@ class UpgradeWalk:
         self._by_collection = {upgrade.collection: upgrade for upgrade in upgrades}
         self._leases, self._prepared = leases, prepared
         self._step: Any = None
+        self.walked: list[str] = []
+        """The revisions whose steps were begun; what raised was the last one."""
 
     def on_step(self, step: Any) -> None:
         self._step = step
+        self.walked.append(step.revision.revision)
 
     def reembed(self, context: MigrationContext, operation: ReembedOp) -> None:
         self._move(context, operation)
