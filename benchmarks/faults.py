@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for form in options.forms:
             for case in _CASES[form](harness, log, options):
                 log.add(case)
-                print(f"{'ok ' if case.good else 'BAD'} {case.seconds:7.1f} s  {case}", flush=True)
+                verdict = "BAD" if is_bad(case) else "ok "
+                print(f"{verdict} {case.seconds:7.1f} s  {case}", flush=True)
     finally:
         if not log.bad():
             shutil.rmtree(folder, ignore_errors=True)
@@ -65,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _fast() -> str | None:
     """Memory, if there is such a file system: kill -9 does not ask whether a disk has written."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def is_bad(case: Case) -> bool:
+    """Whether a case is not as it must be: a control has to be noticed."""
+    return case.good is (case.form == "controls")
 
 
 @dataclass
@@ -105,7 +111,7 @@ class Log:
             file.write(json.dumps(line) + "\n")
 
     def bad(self) -> list[Case]:
-        return [case for case in self.cases if case.good is (case.form == "controls")]
+        return [case for case in self.cases if is_bad(case)]
 
     def table(self) -> Iterator[str]:
         yield "| form | cases | kills | lost | resurrected | stale | duplicate | mixed | other "

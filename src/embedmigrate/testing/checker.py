@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -166,21 +166,12 @@ def check_retained(settings: Settings, collection: str) -> Findings:
 
 
 def paid_twice(log: Path) -> int:
-    """Texts that a model was asked for again, by the log of ``asked``.
-
-    A call for one text that the same process had asked for is a doubt about the answer, and is
-    left out.
-    """
+    """Texts that a model was asked for again, by the log of ``asked``."""
     if not log.exists():
         return 0
-    by: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for line in log.read_text("ascii").splitlines():
-        pid, model, texts = json.loads(line)
-        for text in texts:
-            key = f"{model} {text}"
-            if len(texts) > 1 or pid not in by[key]:
-                by[key][pid] += 1
-    return sum(calls.total() - 1 for calls in by.values())
+    calls = map(json.loads, log.read_text("ascii").splitlines())
+    asked = Counter(f"{model} {text}" for _, model, texts in calls for text in texts)
+    return asked.total() - len(asked)
 
 
 def texts_asked(log: Path, pids: Sequence[int] = ()) -> int:
