@@ -25,6 +25,7 @@ _BACK = "embedmigrate.command.back:_settle"
 OPENS, CLOSES = "window opens", "window closes"
 _BATCH = 256
 """Documents a batch at least: who follows must be faster than who writes."""
+_IDLE_SECONDS = 60.0
 _SOAK_SECONDS = 0.1
 
 
@@ -88,6 +89,7 @@ class Changes:
             for writer in at_work:
                 writer.answer()
             seen = Seen(**reader.answer())
+            _until_idle(subject)  # whoever is stopped in the middle of a page has paid for it
             follower.send(signal.SIGTERM)
             follower.answer()
         self.ground.step(subject, Step("sync"))
@@ -162,6 +164,13 @@ class Switches:
         if case.good:
             subject.remove()
         return case
+
+
+def _until_idle(subject: Subject) -> None:
+    """Wait until whoever follows has nothing left to do."""
+    deadline = time.monotonic() + _IDLE_SECONDS
+    while subject.is_behind() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _made(subject: Subject) -> int:

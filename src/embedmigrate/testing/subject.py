@@ -167,6 +167,14 @@ class Subject:
             served = project.index_of(COLLECTION).model.name
             return served == model and not project.unsettled()
 
+    def is_behind(self) -> bool:
+        """Whether a follower has something to do."""
+        from embedmigrate.command.project import Project
+        from embedmigrate.command.syncing import has_work
+
+        with Project(self.settings) as project:
+            return has_work(project.job(COLLECTION))
+
     def let_grace_pass(self) -> None:
         """Make every retained index look as if it had been retained for a year."""
         with closing(sqlite3.connect(self.root / "catalog.db", timeout=30)) as catalog, catalog:
