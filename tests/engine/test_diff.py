@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedmigrate.catalog import dead_letters
+from embedmigrate.catalog import dead_letters, journal
 from embedmigrate.catalog.dead_letters import Failed
 from embedmigrate.engine.diff import Diff, Difference
+from embedmigrate.engine.follow import follow
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.sources.base import content_hash
 from tests.engine.parts import Bench, ListSource, UnsortedSource
@@ -98,6 +99,25 @@ def test_metadata_alone_is_a_difference_of_its_own(bench: Bench) -> None:
     (difference,) = differences(bench, run.index_name)
 
     assert (difference.document_id, difference.kind) == ("d07", "metadata")
+
+
+def test_an_orphan_that_came_back_and_went_again_is_another_difference(bench: Bench) -> None:
+    with bench.locked() as lease:
+        run = prepare(bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True))
+        del bench.source.texts["d07"]
+        first = differences(bench, run.index_name)
+        assert differences(bench, run.index_name) == first, "it stands there as it did"
+        with bench.catalog.write() as connection:
+            journal.append(connection, "things", [("d07", "changed")])
+        bench.source.texts["d07"] = "it came back"
+        with closing(bench.job.store.writer(run.index_name, epoch=lease.epoch, run="test")) as it:
+            follow(bench.job, lease, bench.source, it, run.index_name)
+    del bench.source.texts["d07"]
+
+    (second,) = differences(bench, run.index_name)
+
+    assert (second.document_id, second.kind) == ("d07", "orphan")
+    assert second not in first
 
 
 def test_staging_leaves_no_file_behind(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from embedmigrate.catalog import indexes, journal
+from embedmigrate.engine.backfill import rows_of
 from embedmigrate.engine.follow import Followed, follow
 from embedmigrate.engine.prepare import Transition, prepare
 from tests.engine.parts import Bench
@@ -67,6 +68,27 @@ def test_entries_are_applied_once_and_the_position_follows(bench: Bench, index: 
     assert done == Followed() and len(bench.embedder.asked) == asked
     with bench.catalog.read() as connection:
         assert indexes.get(connection, index).position == journal.head(connection, "things") == 20
+
+
+def test_an_entry_that_is_older_than_what_stands_there_is_not_paid_for(
+    bench: Bench, index: str
+) -> None:
+    with bench.catalog.write() as connection:
+        journal.append(connection, "things", [("d01", "changed"), ("d01", "changed")])
+    with bench.locked() as lease, bench.catalog.read() as connection:
+        record = indexes.get(connection, index)
+        row = rows_of(list(bench.source.get(["d01"]).values()), seq=2)
+        with closing(bench.job.writer(record, lease, run="backfill")) as writer:
+            vector = bench.embedder.embed_documents([bench.source.texts["d01"]])
+            writer.write(row, vector, space=record.model.fingerprint)
+            bench.source.texts["d01"] = "edited since, and recorded after this entry"
+            asked = len(bench.embedder.asked)
+            bench.job.batch_size = 1
+
+            done = follow(bench.job, lease, bench.source, writer, index)
+
+    assert bench.embedder.asked[asked:] == ["edited since, and recorded after this entry"]
+    assert (done.written, done.unchanged, done.embedded) == (1, 1, 1)
 
 
 def test_a_document_that_lost_its_text_is_deleted(bench: Bench, index: str) -> None:

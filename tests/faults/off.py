@@ -43,3 +43,88 @@ def comparison() -> None:
 
     setattr(follow, "note_differences", nothing_noted)  # noqa: B010
     setattr(prepare._Preparation, "_verify", nothing_found)  # noqa: B010
+
+
+def journal() -> None:
+    """What the source records does not enter the journal, and nothing compares."""
+    from embedmigrate.engine import intake
+
+    def nothing(*_: Any) -> int:
+        return 0
+
+    setattr(intake, "take_in", nothing)  # noqa: B010
+    comparison()
+
+
+def seqs() -> None:
+    """The store applies a write although a newer change stands there."""
+    from embedmigrate.stores.base import Row, Written
+    from embedmigrate.stores.faiss.writer import FaissWriter
+
+    def write(self: FaissWriter, rows: list[Row], vectors: Any, *, space: str) -> Written:
+        self._append(rows, vectors, self._positions(rows), space)
+        return Written(len(rows), 0)
+
+    setattr(FaissWriter, "write", write)  # noqa: B010
+
+
+def lock() -> None:
+    """A lock that somebody holds is given to whoever asks."""
+    from embedmigrate.catalog import locks
+
+    def nobody_lives(_: str) -> bool:
+        return False
+
+    setattr(locks, "_may_live", nobody_lives)  # noqa: B010
+
+
+def fencing() -> None:
+    """Neither catalog nor store asks whether a later runner has taken over."""
+    from embedmigrate.catalog import locks, routes, runs
+    from embedmigrate.stores.faiss.ownership import Ownership
+
+    def never(*_: Any) -> None:
+        return None
+
+    for module in (locks, routes, runs):
+        setattr(module, "renew", never)  # noqa: B010
+    setattr(Ownership, "check", never)  # noqa: B010
+
+
+def query_model() -> None:
+    """Queries are embedded by another model than the one that was examined for the index."""
+    from embedmigrate.serving import OpenIndex
+
+    class Other:
+        def __init__(self, embedder: Any) -> None:
+            self.model, self._embedder = embedder.model, embedder
+
+        def embed_queries(self, texts: list[str]) -> Any:
+            return -self._embedder.embed_queries(texts)
+
+    init = OpenIndex.__init__
+
+    def mixed_up(self: OpenIndex, index: Any, reader: Any, embedder: Any, resources: Any) -> None:
+        init(self, index, reader, Other(embedder), resources)  # type: ignore[arg-type]
+
+    setattr(OpenIndex, "__init__", mixed_up)  # noqa: B010
+
+
+def resumption() -> None:
+    """What a killed run left is not used again."""
+    from embedmigrate.catalog import indexes
+
+    def none(*_: Any) -> list[Any]:
+        return []
+
+    setattr(indexes, "reusable", none)  # noqa: B010
+
+
+def verification() -> None:
+    """An index is ready without a look."""
+    from embedmigrate.engine import prepare
+
+    def nothing_found(*_: Any) -> list[Any]:
+        return []
+
+    setattr(prepare._Preparation, "_verify", nothing_found)  # noqa: B010

@@ -191,7 +191,7 @@ def _look_at(
 def _look(job: Job, compared: dict[str, float], compare_every: float) -> bool:
     """One round if there is something to do; whether there was."""
     due = time.monotonic() - compared[job.collection] >= compare_every
-    if not due and not _has_work(job):
+    if not due and not has_work(job):
         return False
     with held(job, Role.FOLLOWER) as lease:
         done = sync_once(job, lease, anew=None if due else False)
@@ -202,7 +202,7 @@ def _look(job: Job, compared: dict[str, float], compare_every: float) -> bool:
     return done.followed.more
 
 
-def _has_work(job: Job) -> bool:
+def has_work(job: Job) -> bool:
     """Whether the source has recorded something, the journal holds something, or a switch waits."""
     with job.catalog.read() as connection:
         route = routes.get(connection, job.collection)

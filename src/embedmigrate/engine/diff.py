@@ -26,7 +26,8 @@ class Difference(NamedTuple):
     document_id: str
     kind: str
     wanted: str = ""
-    """Digest of what the source wants there; two passes that agree on it saw no change between."""
+    """Digest of what the source wants there, or the seq of an orphan's row: two passes that agree
+    on it saw no change between."""
 
 
 @dataclass
@@ -94,17 +95,19 @@ class Diff:
                 yield Difference(letter.id, "lapsed")
                 continue
             while stored is not None and stored.id < state.id:
-                yield Difference(stored.id, "orphan")
+                yield Difference(stored.id, "orphan", _row(stored))
                 stored = next(stored_documents, None)
             here = None
             if stored is not None and stored.id == state.id:
                 here, stored = stored, next(stored_documents, None)
             has_text = state.content_hash != NO_TEXT
             if kind := self._kind(state, here, letter) if has_text else self._rest(here, letter):
-                wanted = (state.content_hash + state.metadata_hash).hex() if has_text else ""
+                wanted = (
+                    (state.content_hash + state.metadata_hash).hex() if has_text else _row(here)
+                )
                 yield Difference(state.id, kind, wanted)
         while stored is not None:
-            yield Difference(stored.id, "orphan")
+            yield Difference(stored.id, "orphan", _row(stored))
             stored = next(stored_documents, None)
 
     def _kind(
@@ -155,6 +158,10 @@ class Diff:
                 self.comparison.index += 1
                 yield state
             previous = state.id
+
+
+def _row(stored: StoredState | None) -> str:
+    return "" if stored is None else f"seq {stored.seq}"
 
 
 @contextmanager

@@ -179,12 +179,15 @@ def _apply(
     with job.catalog.read() as connection:
         letters = dead_letters.of_documents(connection, index.container, list(seqs))
     stored = {state.id: state for state in writer.existing(list(seqs))}
+    # what stands there and is newer came with an entry of its own: it is not paid for twice
+    due = {id: seq for id, seq in seqs.items() if id not in stored or stored[id].seq <= seq}
+    followed.unchanged += len(seqs) - len(due)
     deletes: list[tuple[str, int]] = []
     metadata: list[Row] = []
     changed: list[Document] = []
     known_dead: set[str] = set()
     failures: list[Failed] = []
-    for document_id, seq in seqs.items():
+    for document_id, seq in due.items():
         document, state = now.get(document_id), stored.get(document_id)
         if document is None or not document.text:
             if state is not None:
