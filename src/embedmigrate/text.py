@@ -404,8 +404,12 @@ def captured(result: dict[str, Any]) -> str:
 
 
 def hits(result: dict[str, Any]) -> str:
-    """A line a hit: score and id."""
-    return "\n".join(f"{hit['score']:.4f}  {printable(hit['id'])}" for hit in result["hits"])
+    """A line a hit: score and id, and the chunk where documents are cut."""
+    cut = any(hit["chunk"] for hit in result["hits"])
+    return "\n".join(
+        f"{hit['score']:.4f}  {printable(hit['id'])}" + f"  chunk {hit['chunk']}" * cut
+        for hit in result["hits"]
+    )
 
 
 def verified(result: dict[str, Any]) -> str:

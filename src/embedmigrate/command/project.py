@@ -30,6 +30,7 @@ from embedmigrate.errors import (
     UsageError,
 )
 from embedmigrate.migration.environment import VERSION_TABLE
+from embedmigrate.sources.cutting import seen_through
 
 ROUND_PATIENCE = 60.0
 """Seconds that whoever switches the route waits for a round of `sync` to end."""
@@ -69,7 +70,9 @@ class Project:
                 collection=collection,
                 catalog=self.catalog,
                 store=self.settings.open_store(collection),
-                open_source=lambda recipe: self.settings.open_source(collection, recipe),
+                open_source=lambda recipe: seen_through(
+                    recipe, self.settings.open_source(collection, recipe)
+                ),
                 load_embedder=lambda model: resolve.load_embedder(self.settings, model),
                 work_dir=self.settings.work_dir,
                 pinned_witness=lambda model: resolve.witness_of(self.settings, model),

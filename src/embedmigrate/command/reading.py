@@ -285,6 +285,7 @@ def search(
         "fingerprint": result.fingerprint,
         "index": result.index,
         "hits": [
-            {"id": hit.id, "score": hit.score, "metadata": hit.metadata} for hit in result.hits
+            {"id": hit.id, "chunk": hit.chunk, "score": hit.score, "metadata": hit.metadata}
+            for hit in result.hits
         ],
     }
