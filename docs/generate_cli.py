@@ -244,6 +244,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "query_prompt": "",
                 "changes": "capture",
                 "factory": "Flat",
+                "chunker": None,
                 "documents": 600,
                 "vector_bytes": 921600,
             }
