@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from embedmigrate import Chunker, Collection, EmbeddingModel, Recipe, command
+from embedmigrate.engine import embedding
 from embedmigrate.engine import follow as following
 from embedmigrate.engine.fitting import note_cut_off, refuse_too_long
 from embedmigrate.errors import DeadLetters, Refused
@@ -200,7 +201,7 @@ def test_a_large_page_is_embedded_and_written_a_batch_at_a_time(
     library.sql("UPDATE articles SET text = text || ' The end.'")
     library.sql("UPDATE articles SET text = text || text || text || text WHERE id = 'doc-000007'")
     sizes: list[int] = []
-    embed = following.embed_documents
+    embed = embedding.embed_documents
 
     def counted(documents: Any, *args: Any, **options: Any) -> Any:
         sizes.append(sum(len(document.passages) for document in documents))

@@ -21,7 +21,7 @@ from embedmigrate import Collection, cli, command, errors
 from embedmigrate.config import _Collection, _General, load_settings
 from embedmigrate.context import AdapterContext
 from embedmigrate.embedders.files import FileReference
-from embedmigrate.models import Recipe
+from embedmigrate.models import Chunker, Recipe
 from embedmigrate.registry import BUILT_IN, adapter
 from embedmigrate.throttling import Throttling
 from tests.sources.source_helpers import check_that_every_way_of_reading_agrees
@@ -198,6 +198,7 @@ def anchors(page: Path) -> set[str]:
 CONFIGURED: dict[str, type[BaseModel]] = {
     "`[embedmigrate]`": _General,
     "`[collections.NAME]`": _Collection,
+    "`[collections.NAME.chunker]`": Chunker,
     "`[collections.NAME.throttle]`": Throttling,
     "`[models.NAME]`": FileReference,
     **{f'`kind = "{name}"`': adapter("sources", name).Config for name in BUILT_IN["sources"]},

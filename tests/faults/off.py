@@ -8,7 +8,7 @@ from typing import Any
 def checkpoint_order() -> None:
     """A batch is checkpointed before it is written."""
     from embedmigrate.catalog import runs
-    from embedmigrate.engine import backfill
+    from embedmigrate.engine import backfill, passages
 
     def save(self: backfill._BackfillWork, embedded: backfill._Embedded) -> None:
         reading, result = embedded.reading, embedded.result
@@ -21,7 +21,7 @@ def checkpoint_order() -> None:
                 skipped=reading.skipped,
                 embedded=result.embedded,
             )
-        rows = backfill.rows_of(result.documents, reading.seq)
+        rows = passages.rows_of(result.documents, reading.seq)
         with self._writer_lock:
             space = self.embedder.model.fingerprint
             self.writer.write(rows, result.vectors, space=space)

@@ -48,7 +48,7 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
 
 
 def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
-    entry = {
+    entry: dict[str, Any] = {
         "collection": upgrade.collection,
         "revision": upgrade.transition.revision,
         "superseded": list(upgrade.superseded),

@@ -21,7 +21,7 @@ def refuse_too_long(job: Job, spec: IndexSpec) -> None:
     raise Refused(
         f"the chunks of {job.collection!r} are longer than what {spec.model.reference} reads",
         found=f"chunks of {chunker.size} words and signs",
-        expected=f"at most {limit}, its max_tokens; better two thirds of that",
+        expected=f"at most {limit}, its max_tokens; better 60 % of that",
         next_step="write the revision with a smaller size of the chunker",
     )
 
