@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -308,6 +309,42 @@ def test_what_changes_beside_an_upgrade_is_in_both_indexes(library: Library) -> 
     library.upgrade()
     assert library.live() == "wordllama-64"
     assert is_up_to_date(library, LARGE)
+
+
+def test_another_query_side_is_proven_on_chunks(library: Library) -> None:
+    library.edit_config("[models.wordllama]", '[models.wordllama]\nquery_prompt = "find: "')
+    command.pin(library.to_pin, "wordllama")
+    library.revision("wordllama", "ask with a prompt")
+    library.edit_config("[embedmigrate]", "[embedmigrate]\nproof_sample = 200")
+    (entry,) = library.upgrade()
+    assert (entry["live"], entry["embedded"]) == (True, 0)
+    with closing(sqlite3.connect(library.root / "catalog.db")) as catalog:
+        ((measured,),) = catalog.execute(
+            "SELECT measured FROM embedmigrate_evidence WHERE index_name = ? AND invariant = 6",
+            [entry["index"]],
+        ).fetchall()
+    rows = held(library)
+    assert json.loads(measured)["compared"] == min(200, len(rows)) > 40, "chunks, not documents"
+    assert is_up_to_date(library)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("size = 2", "overlap"), ("size = 0", "size"), ("kind = 'lines'", "kind")]
+)
+def test_a_chunker_that_cannot_be_is_refused_where_it_is_stated(
+    library: Library, wrong: str, said: str
+) -> None:
+    (script,) = (library.root / "migrations" / "versions").glob("*.py")
+    text = script.read_text("utf-8")
+    script.write_text(text.replace("size=8, overlap=2", "size=2, overlap=2"), "utf-8")
+    answer = run(library.root, "plan")
+    assert answer.code == 78 and "overlap is smaller than size" in answer.err
+    script.write_text(text, "utf-8")
+    old = 'kind = "tokens"' if "kind" in wrong else "size = 8"
+    library.edit_config(old, wrong)
+    answer = run(library.root, "plan")
+    assert answer.code == 78 and said in answer.err
+    assert re.search(r"embedmigrate.toml, line \d+: collections.articles.chunker", answer.err)
 
 
 # -- what is wrong in a store is found ---------------------------------------------------------

@@ -165,7 +165,7 @@ _MEANINGS = {
     "foreign": "vectors are of another model",
     "duplicate": "vectors are there twice",
     "missing": "documents of the source have no vector",
-    "stale": "vectors are of a text that was changed since",
+    "stale": "documents were embedded from another text than they have now",
     "metadata": "documents have outdated metadata",
     "orphaned": "vectors are of documents that the source no longer has",
 }
