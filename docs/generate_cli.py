@@ -244,6 +244,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "query_prompt": "",
                 "changes": "capture",
                 "factory": "Flat",
+                "chunker": None,
                 "documents": 600,
                 "vector_bytes": 921600,
             }
@@ -292,7 +293,7 @@ JSON: dict[str, dict[str, Any]] = {
         "model": "minilm",
         "fingerprint": "98efcc79…",
         "index": "articles-0002",
-        "hits": [{"id": "4983", "score": 0.7313, "metadata": {"topic": "law"}}],
+        "hits": [{"id": "4983", "chunk": 0, "score": 0.7313, "metadata": {"topic": "law"}}],
     },
     "pin": {
         "schema": 1,

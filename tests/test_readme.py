@@ -28,7 +28,7 @@ from embedmigrate.engine.occasion import Occasion
 from embedmigrate.hooks.config import HooksConfig
 from embedmigrate.hooks.runner import document_of
 from embedmigrate.metrics.samples import MEANINGS
-from embedmigrate.models import Recipe
+from embedmigrate.models import Chunker, Recipe
 from embedmigrate.registry import BUILT_IN, adapter
 from embedmigrate.throttling import Throttling
 from tests.command_line import run as type_in
@@ -236,6 +236,7 @@ def anchors(page: Path) -> set[str]:
 CONFIGURED: dict[str, type[BaseModel]] = {
     "`[embedmigrate]`": _General,
     "`[collections.NAME]`": _Collection,
+    "`[collections.NAME.chunker]`": Chunker,
     "`[collections.NAME.throttle]`": Throttling,
     "`[models.NAME]`": FileReference,
     "`[hooks]`": HooksConfig,

@@ -23,7 +23,7 @@ def test_what_would_move_the_cursor_or_colour_the_terminal_is_escaped(
     value: str, shown: str
 ) -> None:
     assert text.printable(value) == shown
-    assert text.hits({"hits": [{"score": 0.5, "id": value}]}) == f"0.5000  {shown}"
+    assert text.hits({"hits": [{"score": 0.5, "id": value, "chunk": 0}]}) == f"0.5000  {shown}"
 
 
 def test_a_reason_of_two_lines_stays_on_the_line_of_its_index() -> None:

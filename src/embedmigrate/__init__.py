@@ -12,16 +12,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from embedmigrate import op as op
     from embedmigrate.collection import Collection as Collection
+    from embedmigrate.models import Chunker as Chunker
     from embedmigrate.models import EmbeddingModel as EmbeddingModel
     from embedmigrate.models import Recipe as Recipe
 
 _WHERE = {
+    "Chunker": "embedmigrate.models",
     "Collection": "embedmigrate.collection",
     "EmbeddingModel": "embedmigrate.models",
     "Recipe": "embedmigrate.models",
 }
 
-__all__ = ["Collection", "EmbeddingModel", "Recipe", "op"]
+__all__ = ["Chunker", "Collection", "EmbeddingModel", "Recipe", "op"]
 
 
 def __getattr__(name: str) -> Any:

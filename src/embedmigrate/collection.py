@@ -28,7 +28,7 @@ from embedmigrate.errors import (
     ModelMismatch,
     UsageError,
 )
-from embedmigrate.models import EmbeddingModel
+from embedmigrate.models import EmbeddingModel, Recipe
 from embedmigrate.models.drift import DriftReport
 from embedmigrate.models.witness import Witness
 from embedmigrate.queries import as_queries, as_text, require_filter
@@ -62,6 +62,9 @@ class RouteView:
     index: str
     generation: int
     model: EmbeddingModel
+    recipe: Recipe
+    """How the texts are made and cut: ``recipe.make_chunks(record)[hit.chunk]`` is that of a hit,
+    as long as the record is what it was."""
     _reader: IndexReader = field(repr=False)
     _embedder: Embedder = field(repr=False)
 
@@ -73,7 +76,7 @@ class RouteView:
     def search_vector(
         self, vector: Vectors, k: int = 10, filter: Filter | None = None
     ) -> list[Hit]:
-        """The ``k`` documents nearest to a query vector of this route's model."""
+        """The ``k`` hits nearest to a query vector of this route's model."""
         require_filter(filter)
         return self._reader.search(as_queries(vector), k, filter)[0]
 
@@ -224,8 +227,9 @@ class Collection:
         return None if is_open else self._server.trouble(candidate.name)
 
     def search(self, text: str, k: int = 10, filter: Filter | None = None) -> SearchResult:
-        """The ``k`` documents nearest to a query, best first.
+        """The ``k`` documents nearest to a query, or chunks where documents are cut, best first.
 
+        A hit names its document, ``id``, and the ``chunk``, from 0; a document may have several.
         ``filter`` is metadata that a hit must have: field -> value or list of accepted values.
         """
         return self.search_many([text], k, filter)[0]
@@ -279,6 +283,7 @@ class Collection:
                 opened.index.name,
                 pair.generation,
                 opened.index.model,
+                opened.index.spec.recipe,
                 opened.reader,
                 opened.embedder,
             )

@@ -22,7 +22,7 @@ from embedmigrate.context import AdapterContext
 from embedmigrate.embedders.base import Embedder, ModelConfig
 from embedmigrate.errors import ConfigError, UnknownCollection, UnpinnedReference
 from embedmigrate.hooks.config import HooksConfig
-from embedmigrate.models import Recipe
+from embedmigrate.models import Chunker, Recipe
 from embedmigrate.models.references import ALLOW_UNPINNED
 from embedmigrate.registry import adapter
 from embedmigrate.sources.base import Source, SourceConfig
@@ -94,6 +94,8 @@ class _Collection(BaseModel):
     source: dict[str, Any]
     store: dict[str, Any]
     joiner: str = " "
+    chunker: Chunker | None = None
+    """How a long text is cut; None: it is embedded as one."""
     changes: Literal["application"] | None = None
     """That the application itself says what it changes (``Collection.changed``, ``.deleted``)."""
     recall_target: float = Field(default=0.9, gt=0, le=1)
@@ -128,11 +130,12 @@ class CollectionSettings:
     cutover: Literal["auto", "manual"] = "auto"
     throttle: Throttling | None = None
     hooks: HooksConfig | None = None
+    chunker: Chunker | None = None
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that ``revision`` would write today."""
-        return Recipe(text=self.source.text, joiner=self.joiner)
+        return Recipe(text=self.source.text, joiner=self.joiner, chunker=self.chunker)
 
 
 @dataclass(frozen=True)
@@ -201,9 +204,9 @@ class Settings:
         return AdapterContext(root=self.root, work_dir=self.work_dir, collection=collection)
 
     def open_source(self, collection: str, recipe: Recipe) -> Source:
-        """The source of a collection, seen through ``recipe``."""
-        config = self.collection(collection).source
-        source: Source = adapter("sources", config.kind)(config, recipe, self.context(collection))
+        """The source of a collection as its adapter makes it: the whole texts of ``recipe``."""
+        config, context = self.collection(collection).source, self.context(collection)
+        source: Source = adapter("sources", config.kind)(config, recipe.whole, context)
         return source
 
     def open_store(self, collection: str) -> Store:
@@ -331,6 +334,7 @@ class _Parser:
             source=self.by_adapter("sources", "kind", parsed.source, (*where, "source")),
             store=self.by_adapter("stores", "kind", parsed.store, (*where, "store")),
             joiner=parsed.joiner,
+            chunker=parsed.chunker,
             recall_target=parsed.recall_target,
             witness_at_open=parsed.witness_at_open,
             witness_every=parsed.witness_every,

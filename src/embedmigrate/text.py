@@ -248,8 +248,7 @@ def planned(result: dict[str, Any]) -> str:
             + (
                 "rebind: the vectors stay, a sample of them is proven"
                 if entry["rebind"]
-                else f"{entry['documents']} documents, "
-                f"{entry['vector_bytes'] / 1e6:.1f} MB of vectors, {entry['factory']}"
+                else f"{entry['documents']} documents, {_size(entry)}, {entry['factory']}"
             )
             + f", revision {entry['revision']}"
             + (f" (instead of {', '.join(entry['superseded'])})" if entry["superseded"] else "")
@@ -257,6 +256,12 @@ def planned(result: dict[str, Any]) -> str:
         )
         or "nothing to do"
     )
+
+
+def _size(planned: dict[str, Any]) -> str:
+    if cut := planned["chunker"]:
+        return f"cut into chunks of {cut['size']} tokens, {cut['overlap']} shared"
+    return f"{planned['vector_bytes'] / 1e6:.1f} MB of vectors"
 
 
 def status(result: dict[str, Any]) -> str:
@@ -404,8 +409,12 @@ def captured(result: dict[str, Any]) -> str:
 
 
 def hits(result: dict[str, Any]) -> str:
-    """A line a hit: score and id."""
-    return "\n".join(f"{hit['score']:.4f}  {printable(hit['id'])}" for hit in result["hits"])
+    """A line a hit: score and id, and the chunk where documents are cut."""
+    cut = any(hit["chunk"] for hit in result["hits"])
+    return "\n".join(
+        f"{hit['score']:.4f}  {printable(hit['id'])}" + f"  chunk {hit['chunk']}" * cut
+        for hit in result["hits"]
+    )
 
 
 def verified(result: dict[str, Any]) -> str:

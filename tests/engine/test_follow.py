@@ -7,8 +7,8 @@ from contextlib import closing
 import pytest
 
 from embedmigrate.catalog import indexes, journal
-from embedmigrate.engine.backfill import rows_of
 from embedmigrate.engine.follow import Followed, follow
+from embedmigrate.engine.passages import rows_of
 from embedmigrate.engine.prepare import Transition, prepare
 from tests.engine.parts import Bench
 

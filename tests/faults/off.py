@@ -8,7 +8,7 @@ from typing import Any
 def checkpoint_order() -> None:
     """A batch is checkpointed before it is written."""
     from embedmigrate.catalog import runs
-    from embedmigrate.engine import backfill
+    from embedmigrate.engine import backfill, passages
 
     def save(self: backfill._BackfillWork, embedded: backfill._Embedded) -> None:
         reading, result = embedded.reading, embedded.result
@@ -21,7 +21,7 @@ def checkpoint_order() -> None:
                 skipped=reading.skipped,
                 embedded=result.embedded,
             )
-        rows = backfill.rows_of(result.documents, reading.seq)
+        rows = passages.rows_of(result.documents, reading.seq)
         with self._writer_lock:
             space = self.embedder.model.fingerprint
             self.writer.write(rows, result.vectors, space=space)
@@ -49,23 +49,15 @@ def journal() -> None:
     """What the source records does not enter the journal, and nothing compares."""
     from embedmigrate.engine import intake
 
-    def nothing(*_: Any) -> int:
-        return 0
-
-    setattr(intake, "take_in", nothing)  # noqa: B010
+    setattr(intake, "take_in", intake.begin)  # noqa: B010
     comparison()
 
 
 def seqs() -> None:
     """The store applies a write although a newer change stands there."""
-    from embedmigrate.stores.base import Row, Written
-    from embedmigrate.stores.faiss.writer import FaissWriter
+    from embedmigrate.stores.faiss import writer
 
-    def write(self: FaissWriter, rows: list[Row], vectors: Any, *, space: str) -> Written:
-        self._append(rows, vectors, self._positions(rows), space)
-        return Written(len(rows), 0)
-
-    setattr(FaissWriter, "write", write)  # noqa: B010
+    setattr(writer, "_newest", lambda *_: {})  # noqa: B010
 
 
 def lock() -> None:

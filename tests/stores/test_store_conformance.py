@@ -184,14 +184,75 @@ def test_an_older_write_never_replaces_a_newer_row(
     np.testing.assert_array_equal(reader.vectors([("a", 0)]), vectors(1))
 
 
+def chunks_of(reader: IndexReader) -> list[tuple[str, int, int]]:
+    return [(state.id, state.chunk, state.seq) for state in reader.states()]
+
+
 def test_chunks_of_a_document_are_rows_of_their_own(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a", chunk=chunk) for chunk in (2, 0, 1)], vectors(3), space=SPACE)
-    writer.write([row("a", 2, chunk=1)], vectors(1, seed=1), space=SPACE)
-    assert [(state.chunk, state.seq) for state in reader.states()] == [(0, 1), (1, 2), (2, 1)]
+    written = [row("a", chunk=chunk) for chunk in (2, 0, 1)]
+    assert writer.write(written, vectors(3), space=SPACE) == Written(1, 0), "one document"
+    assert chunks_of(reader) == [("a", 0, 1), ("a", 1, 1), ("a", 2, 1)]
     statistics = reader.statistics()
     assert (statistics.vectors, statistics.documents) == (3, 1)
+
+
+def test_a_write_replaces_a_document_with_all_of_its_chunks(
+    writer: IndexWriter, reader: IndexReader
+) -> None:
+    three = [row(id, chunk=chunk) for id in "ab" for chunk in range(3)]
+    writer.write(three, vectors(6), space=SPACE)
+    shorter = [row("a", 2, text="new", chunk=chunk) for chunk in range(2)]
+    assert writer.write(shorter, vectors(2, seed=1), space=SPACE) == Written(1, 0)
+    assert chunks_of(reader) == [
+        *(("a", 0, 2), ("a", 1, 2)),
+        *(("b", 0, 1), ("b", 1, 1), ("b", 2, 1)),
+    ]
+    assert sorted(ids(hits_of(reader, vectors(1)[0]))) == ["a", "a", "b", "b", "b"]
+    assert reader.problems() == []
+
+
+def test_an_older_write_of_a_longer_document_brings_no_chunk_back(
+    writer: IndexWriter, reader: IndexReader
+) -> None:
+    writer.write([row("a", 2)], vectors(1), space=SPACE)
+    longer = [row("a", 1, chunk=chunk) for chunk in range(3)]
+    assert writer.write([*longer, row("b", 1)], vectors(4), space=SPACE) == Written(1, 1)
+    assert chunks_of(reader) == [("a", 0, 2), ("b", 0, 1)]
+
+
+def test_chunks_of_several_moments_are_refused(writer: IndexWriter, reader: IndexReader) -> None:
+    with pytest.raises(ValueError, match="more than one seq"):
+        writer.write([row("a", 1), row("a", 2, chunk=1)], vectors(2), space=SPACE)
+    assert list(reader.states()) == []
+
+
+def test_a_reader_never_sees_a_document_half_old_and_half_new(
+    writer: IndexWriter, reader: IndexReader
+) -> None:
+    def write(seq: int) -> None:
+        chunks = [row("a", seq, chunk=chunk) for chunk in range(1 + seq % 5)]
+        writer.write(chunks, vectors(len(chunks)), space=SPACE)
+
+    write(1)
+    done = threading.Event()
+
+    def look() -> list[set[tuple[int, int]]]:
+        seen = []
+        while not done.is_set():
+            states = list(reader.states())
+            seen.append({(state.seq, len(states)) for state in states})
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for seq in range(2, 60):
+            write(seq)
+        done.set()
+    seen = looking.result()
+    assert len({seq for states in seen for seq, _ in states}) > 1, "it looked while it was written"
+    assert all(states == {(seq, 1 + seq % 5)} for states in seen for seq, _ in states)
 
 
 def test_one_row_twice_in_one_write_is_refused_whole(
@@ -256,17 +317,17 @@ def test_any_metadata_that_json_can_hold_comes_back(
 
 def test_deleting_a_document_deletes_its_chunks(writer: IndexWriter, reader: IndexReader) -> None:
     writer.write([row("a"), row("a", chunk=1), row("b")], vectors(3), space=SPACE)
-    assert writer.delete([("a", 2), ("missing", 2)]) == Written(applied=2, outdated=0)
+    assert writer.delete([("a", 2), ("missing", 2)]) == Written(applied=1, outdated=0)
     assert [state.id for state in reader.states()] == ["b"]
     assert ids(hits_of(reader, vectors(1)[0])) == ["b"]
 
 
-def test_an_older_delete_does_nothing_to_a_newer_row(
+def test_an_older_delete_does_nothing_to_a_newer_document(
     writer: IndexWriter, reader: IndexReader
 ) -> None:
-    writer.write([row("a", 5), row("a", 3, chunk=1)], vectors(2), space=SPACE)
-    assert writer.delete([("a", 4)]) == Written(applied=1, outdated=1)
-    assert [(state.chunk, state.seq) for state in reader.states()] == [(0, 5)]
+    writer.write([row("a", 5), row("a", 5, chunk=1), row("b", 3)], vectors(3), space=SPACE)
+    assert writer.delete([("a", 4), ("b", 4)]) == Written(applied=1, outdated=1)
+    assert chunks_of(reader) == [("a", 0, 5), ("a", 1, 5)]
 
 
 def test_a_tombstone_keeps_an_older_write_from_bringing_a_document_back(
@@ -275,7 +336,7 @@ def test_a_tombstone_keeps_an_older_write_from_bringing_a_document_back(
     writer.write([row("a", 1)], vectors(1), space=SPACE)
     writer.delete([("a", 5), ("never-there", 5)])
     late = [row("a", 4), row("never-there", 4), row("a", 4, chunk=7)]
-    assert writer.write(late, vectors(3), space=SPACE) == Written(applied=0, outdated=3)
+    assert writer.write(late, vectors(3), space=SPACE) == Written(applied=0, outdated=2)
     assert list(reader.states()) == []
 
 

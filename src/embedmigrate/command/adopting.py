@@ -282,6 +282,14 @@ def _spec(
 ) -> IndexSpec:
     """What the baseline revision states; refuses an index that cannot be one of ``model``."""
     configured = settings.collection(collection)
+    if configured.chunker is not None:
+        raise Refused(
+            "an index of chunks cannot be adopted",
+            found=f"a chunker for {collection!r}",
+            expected="one vector a document, of all of its text",
+            next_step="to adopt an index of whole documents, remove the chunker for now: a "
+            "revision that cuts them can come next; else embed the collection by a revision",
+        )
     if foreign.dimensions != model.dimensions:
         raise DimensionMismatch(
             f"the index is not one of {model.reference}",

@@ -26,7 +26,7 @@ from embedmigrate.engine.guard import Guard
 from embedmigrate.engine.job import Reporter, Silent, StopSignal
 from embedmigrate.engine.sampling import Sample
 from embedmigrate.engine.statistics import sample_rows, sample_size
-from embedmigrate.errors import UsageError
+from embedmigrate.errors import Refused, UsageError
 from embedmigrate.models import Recipe
 from embedmigrate.models.pin_file import read_pins
 
@@ -174,6 +174,13 @@ def _of_index(
 ) -> _Stored:
     with Project(settings) as project:
         record = project.index_of(collection, index)
+        if record.spec.recipe.chunker is not None:
+            raise Refused(
+                "the vectors of chunks are not attributed",
+                found=f"index {record.name}, of documents that are cut",
+                expected="one vector a document",
+                next_step=f"embedmigrate audit {collection}, which proves them by their stamps",
+            )
         with closing(project.job(collection).store.reader(record.container)) as reader:
             sample = Sample(size, seed)
             sample.read(reader.states())

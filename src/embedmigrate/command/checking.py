@@ -151,4 +151,7 @@ def disagreements(
 
 
 def _shown(recipe: Recipe) -> str:
-    return f"{', '.join(recipe.text)} joined by {recipe.joiner!r}"
+    joined = f"{', '.join(recipe.text)} joined by {recipe.joiner!r}"
+    if recipe.chunker is None:
+        return joined
+    return f"{joined}, cut into {recipe.chunker.size} tokens, {recipe.chunker.overlap} shared"

@@ -34,6 +34,7 @@ from embedmigrate.errors import (
 from embedmigrate.hooks.runner import HookRunner
 from embedmigrate.logs import say
 from embedmigrate.migration.environment import VERSION_TABLE
+from embedmigrate.sources.cutting import seen_through
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,9 @@ class Project:
                 collection=collection,
                 catalog=self.catalog,
                 store=self.settings.open_store(collection),
-                open_source=lambda recipe: self.settings.open_source(collection, recipe),
+                open_source=lambda recipe: seen_through(
+                    recipe, self.settings.open_source(collection, recipe)
+                ),
                 load_embedder=lambda model: resolve.load_embedder(self.settings, model),
                 work_dir=self.settings.work_dir,
                 pinned_witness=lambda model: resolve.witness_of(self.settings, model),

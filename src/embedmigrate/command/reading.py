@@ -48,7 +48,7 @@ def plan(settings: Settings, targets: Sequence[str] = ("heads",)) -> dict[str, A
 
 
 def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
-    entry = {
+    entry: dict[str, Any] = {
         "collection": upgrade.collection,
         "revision": upgrade.transition.revision,
         "superseded": list(upgrade.superseded),
@@ -59,6 +59,7 @@ def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
         "query_prompt": upgrade.transition.model.query_prompt,
         "changes": changes_of(settings, upgrade.collection),
         "factory": None,
+        "chunker": None,
         "documents": 0,
         "vector_bytes": 0,
     }
@@ -69,7 +70,11 @@ def _planned(settings: Settings, upgrade: Upgrade) -> dict[str, Any]:
         entry |= {
             "factory": spec.factory,
             "documents": documents,
-            "vector_bytes": documents * spec.model.dimensions * _FLOAT_BYTES,
+            "chunker": None if spec.recipe.chunker is None else spec.recipe.chunker.model_dump(),
+            # how many chunks there are is known when every text was read
+            "vector_bytes": None
+            if spec.recipe.chunker
+            else documents * spec.model.dimensions * _FLOAT_BYTES,
         }
     return entry
 
@@ -285,6 +290,7 @@ def search(
         "fingerprint": result.fingerprint,
         "index": result.index,
         "hits": [
-            {"id": hit.id, "score": hit.score, "metadata": hit.metadata} for hit in result.hits
+            {"id": hit.id, "chunk": hit.chunk, "score": hit.score, "metadata": hit.metadata}
+            for hit in result.hits
         ],
     }

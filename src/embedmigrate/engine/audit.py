@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from embedmigrate.embedders.base import Embedder, ask_documents
 from embedmigrate.engine.diff import Diff
+from embedmigrate.engine.passages import text_of
 from embedmigrate.engine.sampling import Sample
 from embedmigrate.engine.statistics import sample_size, upper_bound
 from embedmigrate.models.drift import ALARMING_NORM, NOISE_FACTOR, distances_of, norm_ratios
@@ -164,7 +165,7 @@ _MEANINGS = {
     "foreign": "vectors are of another model",
     "duplicate": "vectors are there twice",
     "missing": "documents of the source have no vector",
-    "stale": "vectors are of a text that was changed since",
+    "stale": "documents were embedded from another text than they have now",
     "metadata": "documents have outdated metadata",
     "orphaned": "vectors are of documents that the source no longer has",
 }
@@ -197,22 +198,17 @@ def prove(
     for start in range(0, len(states), _CALL):
         some = states[start : start + _CALL]
         documents = source.get([state.id for state in some])
-        same = [
-            state
-            for state in some
-            if (document := documents.get(state.id)) is not None
-            and document.content_hash == state.content_hash
-        ]
+        texts = [(state, text_of(documents, state)) for state in some]
+        same = [(state, text) for state, text in texts if text is not None]
         edited += len(some) - len(same)
         if not same:
             continue
-        texts = [documents[state.id].text for state in same]
-        again = ask_documents(embedder, texts)
-        stored = reader.vectors([(state.id, state.chunk) for state in same])
+        again = ask_documents(embedder, [text for _, text in same])
+        stored = reader.vectors([(state.id, state.chunk) for state, _ in same])
         figures = zip(distances_of(again, stored), norm_ratios(again, stored), strict=True)
         proofs += (
             Proof(state.id, state.chunk, *figure)
-            for state, figure in zip(same, figures, strict=True)
+            for (state, _), figure in zip(same, figures, strict=True)
         )
     wrong = tuple(
         proof

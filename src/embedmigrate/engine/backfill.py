@@ -17,6 +17,7 @@ from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
 from embedmigrate.engine.executor import Executor, LocalExecutor
 from embedmigrate.engine.guard import Guard
 from embedmigrate.engine.job import Job
+from embedmigrate.engine.passages import rows_of
 from embedmigrate.errors import (
     BadAnswer,
     DigestMismatch,
@@ -25,22 +26,7 @@ from embedmigrate.errors import (
     ModelMismatch,
 )
 from embedmigrate.sources.base import Document, Source
-from embedmigrate.stores.base import IndexWriter, Row
-
-
-def rows_of(documents: Sequence[Document], seq: int) -> list[Row]:
-    """The rows to write for documents that were read at journal position ``seq``."""
-    return [
-        Row(
-            id=document.id,
-            chunk=0,
-            seq=seq,
-            content_hash=document.content_hash,
-            metadata_hash=document.metadata_hash,
-            metadata=document.metadata,
-        )
-        for document in documents
-    ]
+from embedmigrate.stores.base import IndexWriter
 
 
 def backfill(
@@ -205,8 +191,8 @@ class _BackfillWork:
             probe=self.job.guard(self.embedder.model).check,
             believe=self.job.allow_mass_delete,
         )
-        for document, vector in zip(result.documents, result.vectors, strict=True):
-            self._unsaved[document.content_hash] = vector
+        for passage, vector in zip(result.passages, result.vectors, strict=True):
+            self._unsaved[passage.content_hash] = vector
         return _Embedded(reading, result)
 
     def save(self, embedded: _Embedded) -> None:
@@ -238,8 +224,8 @@ class _BackfillWork:
             dead_letters.record(
                 connection, self.index.container, failures, (batch.run_id, batch.ordinal)
             )
-        for document in result.documents:
-            self._unsaved.pop(document.content_hash, None)
+        for passage in result.passages:
+            self._unsaved.pop(passage.content_hash, None)
         self.job.reporter.advance(len(reading.documents) + reading.skipped)
 
     def _find_vectors(self, hashes: Sequence[bytes]) -> dict[bytes, Vectors]:

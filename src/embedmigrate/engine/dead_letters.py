@@ -43,7 +43,9 @@ def take_out(writer: IndexWriter, failures: Sequence[Failed]) -> int:
 def failed_at(failures: Sequence[Failure], seq: int) -> list[Failed]:
     """What is recorded of documents that were read at journal position ``seq``."""
     return [
-        Failed(failure.document.id, failure.document.content_hash, failure.reason, seq)
+        Failed(
+            failure.document.id, failure.document.content_hash, failure.reason, seq, failure.chunk
+        )
         for failure in failures
     ]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedmigrate.catalog.dead_letters import DeadState
+from embedmigrate.engine.passages import stored_documents
 from embedmigrate.errors import Refused, StorageUnavailable
 from embedmigrate.sources.base import NO_TEXT, DocumentState, Source
 from embedmigrate.stores.base import IndexReader, StoredState
@@ -152,12 +153,9 @@ class Diff:
             dead = next(self._dead, None)
 
     def _stored_documents(self) -> Iterator[StoredState]:
-        previous = None
-        for state in self._reader.states():
-            if state.id != previous:
-                self.comparison.index += 1
-                yield state
-            previous = state.id
+        for document in stored_documents(self._reader.states()):
+            self.comparison.index += 1
+            yield document
 
 
 def _row(stored: StoredState | None) -> str:

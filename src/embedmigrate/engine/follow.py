@@ -20,7 +20,6 @@ from embedmigrate.catalog.journal import Entry
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.engine import intake
-from embedmigrate.engine.backfill import rows_of
 from embedmigrate.engine.dead_letters import RETRY, failed_at, refuse_many, take_out
 from embedmigrate.engine.diff import (
     Comparison,
@@ -31,6 +30,7 @@ from embedmigrate.engine.diff import (
 )
 from embedmigrate.engine.embedding import embed_documents
 from embedmigrate.engine.job import Job
+from embedmigrate.engine.passages import in_groups, rows_of, stored_documents
 from embedmigrate.sources.base import Document, Source
 from embedmigrate.stores.base import IndexWriter, Row
 
@@ -178,7 +178,8 @@ def _apply(
     retried = {entry.document_id for entry in page if entry.change == RETRY}
     with job.catalog.read() as connection:
         letters = dead_letters.of_documents(connection, index.container, list(seqs))
-    stored = {state.id: state for state in writer.existing(list(seqs))}
+    existing = sorted(writer.existing(list(seqs)), key=lambda state: state.id)
+    stored = {state.id: state for state in stored_documents(existing)}
     # what stands there and is newer came with an entry of its own: it is not paid for twice
     due = {id: seq for id, seq in seqs.items() if id not in stored or stored[id].seq <= seq}
     followed.unchanged += len(seqs) - len(due)
@@ -210,10 +211,10 @@ def _apply(
         followed.deleted += writer.delete(deletes).applied
     if metadata:
         followed.metadata += writer.write_metadata(metadata).applied
-    if changed:
+    for group in in_groups(changed, job.batch_size):  # each is durable before the next is embedded
         guard = job.guard(index.model)
         result = embed_documents(
-            changed,
+            group,
             guard.embedder,
             writer.find_vectors,
             job.stop,
@@ -222,9 +223,10 @@ def _apply(
         )
         if result.embedded:
             guard.check()  # before anything is written, so that there is nothing to discard (I18)
-        failures = [failed_at([failure], seqs[failure.document.id])[0] for failure in result.failed]
+        failed = [failed_at([failure], seqs[failure.document.id])[0] for failure in result.failed]
+        failures += failed
         refuse_many(job, index, failures)
-        followed.deleted += take_out(writer, failures)
+        followed.deleted += take_out(writer, failed)
         rows = [
             row for document in result.documents for row in rows_of([document], seqs[document.id])
         ]

@@ -20,6 +20,7 @@ from embedmigrate.engine import dead_letters, intake
 from embedmigrate.engine.backfill import backfill, discard_window
 from embedmigrate.engine.belonging import check_store, manifest_of
 from embedmigrate.engine.diff import Comparison
+from embedmigrate.engine.fitting import note_cut_off, refuse_too_long
 from embedmigrate.engine.follow import compare, follow
 from embedmigrate.engine.job import Job
 from embedmigrate.engine.verify import Finding, verification_failed, verify
@@ -96,14 +97,16 @@ def prepare(
     with closing(job.open_source(transition.spec.recipe)) as source:
         # what is wrong with the model or the source is said before anything is made
         _refuse_lag(job, transition, source)
+        refuse_too_long(job, transition.spec)
         try:
-            job.guard(transition.spec.model)
+            guard = job.guard(transition.spec.model)
         except (Drifted, ModelMismatch, DigestMismatch, BadAnswer) as error:
             _discard_open_windows(job, lease, transition.spec, str(error.found))
             raise
         job.reporter.phase(job.collection, "reading the source")
         intake.begin(job, source)  # before anything is read
         source.prepare()
+        note_cut_off(job, transition.spec, source, guard.embedder)
         job.stop.check()  # before anything is made
         return _prepare(job, lease, transition, source, again, recall_target, retry_failed)
 

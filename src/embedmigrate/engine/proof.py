@@ -16,6 +16,7 @@ from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.engine.embedding import embed_documents
 from embedmigrate.engine.guard import Guard
 from embedmigrate.engine.job import StopSignal
+from embedmigrate.engine.passages import text_of
 from embedmigrate.engine.sampling import Sample
 from embedmigrate.engine.verify import SAME_TEXT_DISTANCE
 from embedmigrate.errors import NotProven
@@ -156,11 +157,11 @@ def prove_on_sample(
     pool.read(reader.states())
     chosen: list[tuple[StoredState, Document]] = []
     skipped = 0
-    for state, document in _drawn(pool.states, source):
-        if document is None or document.content_hash != state.content_hash:
+    for state, text in _drawn(pool.states, source):
+        if text is None:
             skipped += 1
         else:
-            chosen.append((state, document))
+            chosen.append((state, Document.make(state.id, text, {})))
         if len(chosen) == size:
             break
     bound = _sample_bound(canaries, same=index.fingerprint == model.fingerprint)
@@ -269,15 +270,13 @@ def _sample_bound(canaries: CanaryProof, *, same: bool) -> float:
     return min(max(least, NOISE_FACTOR * canaries.batch_noise), SAME_TEXT_DISTANCE)
 
 
-def _drawn(
-    states: list[StoredState], source: Source
-) -> Iterator[tuple[StoredState, Document | None]]:
-    """Each drawn vector with its document as it is now, in random order."""
+def _drawn(states: list[StoredState], source: Source) -> Iterator[tuple[StoredState, str | None]]:
+    """Each drawn vector with its text, None where that was changed since, in random order."""
     random.shuffle(states)
     for start in range(0, len(states), _PAGE):
         page = states[start : start + _PAGE]
         documents = source.get([state.id for state in page])
-        yield from ((state, documents.get(state.id)) for state in page)
+        yield from ((state, text_of(documents, state)) for state in page)
 
 
 def _platform(record: WitnessRecord) -> str:

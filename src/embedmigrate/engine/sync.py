@@ -75,7 +75,7 @@ def delete_in_retained(job: Job, lease: Lease, *, beside_runner: bool = False) -
 
     So that a rollback that cannot wait brings no deleted document back (I2). Left to the runner
     where one is at work, unless it is this process (``beside_runner``): it may be writing to such
-    an index. Returns the number of rows.
+    an index. Returns the number of documents.
     """
     with job.catalog.read() as connection:
         if not beside_runner and locks.holder(connection, job.collection) is not None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from embedmigrate.embedders.base import NORM_TOLERANCE, Embedder, Vectors, ask_documents
 from embedmigrate.engine.diff import Comparison
+from embedmigrate.engine.passages import text_of
 from embedmigrate.engine.sampling import Sample
 from embedmigrate.errors import VerificationFailed
 from embedmigrate.models import IndexSpec
@@ -156,17 +157,12 @@ def _embedded_again(
 ) -> dict[str, Any]:
     """Embed a sample again: each vector must be near its own text, and nearest to it."""
     documents = source.get([state.id for state in sample])
-    same = [
-        state
-        for state in sample
-        if (document := documents.get(state.id)) is not None
-        and document.content_hash == state.content_hash
-    ]
+    texts_now = [(state, text_of(documents, state)) for state in sample]
+    same = [(state, text) for state, text in texts_now if text is not None]
     if not same:
         return {"embedded_again": 0, "misplaced": 0, "largest_distance": 0.0}
-    texts = [documents[state.id].text for state in same]
-    again = ask_documents(embedder, texts).astype(np.float64)
-    stored = reader.vectors([(state.id, state.chunk) for state in same]).astype(np.float64)
+    again = ask_documents(embedder, [text for _, text in same]).astype(np.float64)
+    stored = reader.vectors([(state.id, state.chunk) for state, _ in same]).astype(np.float64)
     again /= np.linalg.norm(again, axis=1, keepdims=True)
     stored /= np.linalg.norm(stored, axis=1, keepdims=True)
     similarity = again @ stored.T

@@ -26,7 +26,7 @@ from embedmigrate.migration.syntax import (
 
 _PACKAGES = ("__future__", "alembic", "sqlalchemy", "typing")
 _OWN = "embedmigrate"
-_CONSTRUCTED = {"EmbeddingModel", "Recipe"}
+_CONSTRUCTED = {"Chunker", "EmbeddingModel", "Recipe"}
 _OFFERED = {*_CONSTRUCTED, "op"}
 _REACHES_OUT = {
     *("__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "globals"),
@@ -231,7 +231,7 @@ class _Script:
                 )
 
     def _identity(self, node: ast.AST) -> str | None:
-        """``EmbeddingModel``, ``Recipe`` or ``op.reembed``, when ``node`` is a call of it."""
+        """``Recipe``, another class, or ``op.reembed``, when ``node`` is a call of it."""
         if not isinstance(node, ast.Call):
             return None
         match node.func:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from embedmigrate.models import EmbeddingModel, IndexSpec
+from embedmigrate.models import Chunker, EmbeddingModel, IndexSpec
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ def render(
         *(["allow_lag=True"] if allow_lag else []),
     ]
     imports = "EmbeddingModel, Recipe, op"
+    if spec.recipe.chunker is not None:
+        imports = f"Chunker, {imports}"
     return _body("reembed", collection, source, spec.model, index, imports)
 
 
@@ -91,7 +93,14 @@ def _items(mapping: Mapping[str, object]) -> list[str]:
 def _recipe(spec: IndexSpec) -> str:
     fields = ", ".join(_quoted(field) for field in spec.recipe.text)
     joiner = "" if spec.recipe.joiner == " " else f", joiner={_quoted(spec.recipe.joiner)}"
-    return f"Recipe(text=[{fields}]{joiner})"
+    chunker = spec.recipe.chunker
+    cut = "" if chunker is None else f", chunker={_chunker(chunker)}"
+    return f"Recipe(text=[{fields}]{joiner}{cut})"
+
+
+def _chunker(chunker: Chunker) -> str:
+    stated = ", ".join(f"{name}={_quoted(it)}" for name, it in chunker.model_dump().items())
+    return f"Chunker({stated})"
 
 
 def _quoted(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -23,6 +23,21 @@ def content_hash(text: str) -> bytes:
 NO_TEXT = content_hash("")
 """Content hash of a document that has no text to embed."""
 
+
+def hash_of_chunks(chunks: Iterable[tuple[int, bytes]]) -> bytes:
+    """Content hash of a document from the number and the content hash of each of its chunks.
+
+    That of a document of one chunk is the chunk's own.
+    """
+    numbered = list(chunks)
+    if len(numbered) == 1 and numbered[0][0] == 0:
+        return numbered[0][1]
+    whole = hashlib.sha256(b"chunks\n")
+    for number, hashed in numbered:
+        whole.update(number.to_bytes(8, "big", signed=True) + hashed)
+    return whole.digest()[:HASH_BYTES]
+
+
 NO_METADATA = hashlib.sha256(b"{}").digest()[:HASH_BYTES]
 
 
@@ -41,6 +56,13 @@ class DocumentState(NamedTuple):
     metadata_hash: bytes
 
 
+class Passage(NamedTuple):
+    """What one vector is made of: a chunk of a document, or all of its text."""
+
+    text: str
+    content_hash: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One document as a recipe sees it. ``text`` is ``""`` when there is nothing to embed.
@@ -54,6 +76,8 @@ class Document:
     metadata: dict[str, Any]
     content_hash: bytes
     metadata_hash: bytes
+    chunks: tuple[Passage, ...] = ()
+    """Of a document that is cut; its content hash is then ``hash_of_chunks``."""
 
     @classmethod
     def make(cls, id: str, text: str, metadata: dict[str, Any]) -> Document:
@@ -62,6 +86,13 @@ class Document:
     @property
     def state(self) -> DocumentState:
         return DocumentState(self.id, self.content_hash, self.metadata_hash)
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """What is embedded, in order of chunk; nothing of a document without a text."""
+        if self.chunks or not self.text:
+            return self.chunks
+        return (Passage(self.text, self.content_hash),)
 
 
 class KeyRange(NamedTuple):
@@ -127,7 +158,8 @@ ChangedSince = Callable[[Any], tuple[list[str], Any]]
 class Source(Protocol):
     """A system of record, seen through one recipe.
 
-    Constructed as ``Adapter(config, recipe, context)``. Ids are injective: two records never
+    Constructed as ``Adapter(config, recipe, context)``; it makes whole texts, which are cut
+    elsewhere where the recipe of an index has a chunker. Ids are injective: two records never
     share one, and an id leads back to its record. Reading is streamed: memory does not grow with
     the number of documents. One instance serves one thread at a time, except ``get``, ``scan`` and
     ``states``, each of which may run in a thread of its own.

@@ -106,7 +106,7 @@ def refuse_other_space(manifest: IndexManifest, space: str, accepts: Collection[
 
 
 class Written(NamedTuple):
-    """What a write did: rows applied, and rows refused because newer ones stood there."""
+    """What a write did, in documents: applied, and refused because newer rows stood there."""
 
     applied: int
     outdated: int
@@ -179,12 +179,15 @@ class IndexWriter(Protocol):
     manifest: IndexManifest
 
     def write(self, rows: Sequence[Row], vectors: Vectors, *, space: str) -> Written:
-        """Upsert ``rows`` with their ``vectors`` ``(len(rows), dimensions)``; durable on return.
+        """Upsert documents: ``rows`` and their ``vectors`` ``(len(rows), dimensions)``; durable.
+
+        The rows of a document, all of one ``seq``, are all of its chunks: what else is stored of it
+        is removed in the same commit, so that no reader sees a document half old and half new.
 
         ``space`` is the fingerprint of the model that made the vectors: ``ModelMismatch`` unless it
         is the index's, or one that the store was told is proven equal (I4), whatever the dimension.
-        A row is applied unless the stored row or tombstone of its (id, chunk) has a greater
-        ``seq``. All or nothing. The writer stamps every row with ``space``, its run and the time.
+        A document is applied unless a stored row or the tombstone of it has a greater ``seq``. All
+        or nothing. The writer stamps every row with ``space``, its run and the time.
         Raises ``FencedOut`` when a later epoch owns the index.
         """
 
@@ -199,10 +202,13 @@ class IndexWriter(Protocol):
         """
 
     def write_metadata(self, rows: Sequence[Row]) -> Written:
-        """Replace seq, hashes and metadata of rows that exist, keeping their vectors."""
+        """Replace seq, hashes and metadata of rows that exist, keeping their vectors.
+
+        The rows of a document are all of its chunks, of one ``seq``; see ``write``.
+        """
 
     def delete(self, documents: Sequence[tuple[str, int]]) -> Written:
-        """Delete every chunk of (document id, seq) whose stored seq is not greater.
+        """Delete every chunk of (document id, seq) unless the stored seq is greater.
 
         Leaves a tombstone with the seq, so that a write that was read before cannot undo it.
         """

@@ -75,30 +75,28 @@ class FaissWriter:
         _check_rows(rows)
         self._check_vectors(rows, vectors)
         with translated(self._file):
-            stored = self._positions(rows)
-            buried = self._tombstones([row.id for row in rows])
-            applied = [
-                i
-                for i, row in enumerate(rows)
-                if row.seq >= buried.get(row.id, row.seq)
-                and row.seq >= stored.get((row.id, row.chunk), (0, row.seq))[1]
-            ]
+            seqs = {row.id: row.seq for row in rows}
+            stored = read_states(self._connection, list(seqs))
+            newest = _newest(stored, self._tombstones(list(seqs)))
+            outdated = {id for id, seq in seqs.items() if seq < newest.get(id, seq)}
+            replaced = [position for position, state in stored if state.id not in outdated]
+            applied = [i for i, row in enumerate(rows) if row.id not in outdated]
             if not applied:
                 self._owner.check()
-            elif len(applied) == len(rows):
-                self._append(rows, vectors, stored, space)
+            elif not outdated:
+                self._append(rows, vectors, replaced, space)
             else:
-                self._append([rows[i] for i in applied], vectors[applied], stored, space)
-        return Written(len(applied), len(rows) - len(applied))
+                self._append([rows[i] for i in applied], vectors[applied], replaced, space)
+        return Written(len(seqs) - len(outdated), len(outdated))
 
     def _append(
         self,
         rows: Sequence[Row],
         vectors: Vectors,
-        stored: Mapping[tuple[str, int], tuple[int, int]],
+        replaced: Sequence[int],
         space: str,
     ) -> None:
-        """Make vectors durable, then rows true, in place of those that are ``stored``."""
+        """Make vectors durable, then rows true, in place of those at the ``replaced`` positions."""
         vectors = np.ascontiguousarray(vectors, dtype=STORED)
         first, now = read_through(self._connection), int(time.time())
         values = [
@@ -117,8 +115,7 @@ class FaissWriter:
                 "INSERT INTO writes (first, count, crc32) VALUES (?, ?, ?)",
                 (first, len(rows), zlib.crc32(vectors.data)),
             )
-            keys = ((row.id, row.chunk) for row in rows)
-            self._bury([stored[key][0] for key in keys if key in stored])
+            self._bury(replaced)
             stamp = self._stamp(space)
             self._connection.executemany(
                 "INSERT INTO rows (position, stamp, id, chunk, seq, content_hash, metadata_hash,"
@@ -143,13 +140,15 @@ class FaissWriter:
         _check_rows(rows)
         now = int(time.time())
         with translated(self._file):
-            stored = self._positions(rows)
-            there = [row for row in rows if (row.id, row.chunk) in stored]
-            newer = [row for row in there if row.seq >= stored[row.id, row.chunk][1]]
+            stored = read_states(self._connection, [row.id for row in rows])
+            at = {(state.id, state.chunk): position for position, state in stored}
+            newest = _newest(stored, {})
+            newer = [row for row in rows if row.seq >= newest.get(row.id, row.seq)]
             values = [
                 (row.seq, row.content_hash, row.metadata_hash, metadata_json(row.metadata), now,
-                 stored[row.id, row.chunk][0])
+                 at[row.id, row.chunk])
                 for row in newer
+                if (row.id, row.chunk) in at
             ]  # fmt: skip
             if values:
                 with self._owner.commit():
@@ -160,7 +159,8 @@ class FaissWriter:
                     )
             else:
                 self._owner.check()
-        return Written(len(newer), len(there) - len(newer))
+        applied = newest.keys() & {row.id for row in newer}
+        return Written(len(applied), len(newest) - len(applied))
 
     def delete(self, documents: Sequence[tuple[str, int]]) -> Written:
         seqs: dict[str, int] = {}
@@ -168,7 +168,9 @@ class FaissWriter:
             seqs[id] = max(seq, seqs.get(id, seq))
         with translated(self._file):
             stored = read_states(self._connection, list(seqs))
-            dead = [position for position, state in stored if state.seq <= seqs[state.id]]
+            newest = _newest(stored, {})
+            outdated = {id for id, seq in newest.items() if seq > seqs[id]}
+            dead = [position for position, state in stored if state.id not in outdated]
             buried = self._tombstones(list(seqs))
             deeper = [(id, seq) for id, seq in seqs.items() if seq > buried.get(id, -1)]
             if dead or deeper:
@@ -179,7 +181,7 @@ class FaissWriter:
                     )
             else:
                 self._owner.check()
-        return Written(len(dead), len(stored) - len(dead))
+        return Written(len(newest) - len(outdated), len(outdated))
 
     def discard(self, run: str) -> int:
         with translated(self._file):
@@ -296,13 +298,6 @@ class FaissWriter:
 
     # -- helpers --------------------------------------------------------------------------
 
-    def _positions(self, rows: Sequence[Row]) -> dict[tuple[str, int], tuple[int, int]]:
-        """(id, chunk) -> position and seq of what is stored for ``rows``."""
-        return {
-            (state.id, state.chunk): (position, state.seq)
-            for position, state in read_states(self._connection, [row.id for row in rows])
-        }
-
     def _tombstones(self, ids: Sequence[str]) -> dict[str, int]:
         """Document -> seq of its tombstone, where there is one."""
         found: dict[str, int] = {}
@@ -345,9 +340,19 @@ class FaissWriter:
             raise ValueError(f"{bad} of {len(rows)} vectors have values that are not finite")
 
 
+def _newest(stored: Sequence[tuple[int, StoredState]], buried: Mapping[str, int]) -> dict[str, int]:
+    """Document -> the greatest seq of its rows and its tombstone."""
+    newest = dict(buried)
+    for _, state in stored:
+        newest[state.id] = max(state.seq, newest.get(state.id, state.seq))
+    return newest
+
+
 def _check_rows(rows: Sequence[Row]) -> None:
-    keys = set()
+    keys, seqs = set(), dict[str, int]()
     for row in rows:
+        if seqs.setdefault(row.id, row.seq) != row.seq:
+            raise ValueError(f"the chunks of document {row.id!r} are of more than one seq")
         if (row.id, row.chunk) in keys:
             raise ValueError(f"document {row.id!r}, chunk {row.chunk} is there twice in one write")
         keys.add((row.id, row.chunk))
