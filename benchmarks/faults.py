@@ -1,6 +1,6 @@
 """The fault harness in full: kills, races, changes and switches, with a log to resume from.
 
-    python -m benchmarks.faults                            everything, about an hour on two cores
+    python -m benchmarks.faults                            everything, about half an hour
     python -m benchmarks.faults --forms points kills       some of it
     python -m benchmarks.faults --seeds 1 --kills 20 --races 50 --changes 400 --switches 20
 
