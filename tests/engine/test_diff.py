@@ -68,7 +68,9 @@ def test_a_dead_letter_excuses_its_own_text_alone_and_lapses_when_it_is_no_longe
     bench = Bench(tmp_path_factory.mktemp("diff"), kind(before))
     try:
         with bench.locked() as lease:
-            index = prepare(bench.job, lease, Transition("r1", bench.spec, None)).index_name
+            index = prepare(
+                bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True)
+            ).index_name
         with bench.catalog.write() as connection:
             failed = [Failed(id, content_hash(text), "a test", 0) for id, text in dead.items()]
             dead_letters.record(connection, index, failed)

@@ -59,12 +59,12 @@ def test_a_hang_gives_the_lock_back_and_the_run_goes_on_later(
     bench.job.call_seconds = 0.2
 
     with pytest.raises(Temporary), bench.locked() as lease:
-        prepare(bench.job, lease, Transition("r1", bench.spec, None))
+        prepare(bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True))
 
     with bench.catalog.read() as connection:
         assert locks.holder(connection, "things") is None
     bench.job.close()
     ill.kind = None
     with bench.locked() as lease:
-        run = prepare(bench.job, lease, Transition("r1", bench.spec, None))
+        run = prepare(bench.job, lease, Transition("r1", bench.spec, None, allow_lag=True))
     assert run.state is RunState.READY and run.done == run.total
