@@ -19,7 +19,7 @@ from embedmigrate.stores.faiss.writer import FaissWriter
 from tests.histories import STEPS, History, template
 
 PARTS = 2
-HISTORIES = 300
+HISTORIES = 120
 
 
 def tell(folder: Path, histories: int, *phases: Phase) -> None:
