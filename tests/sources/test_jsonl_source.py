@@ -259,7 +259,11 @@ def test_a_missing_file_is_a_configuration_error_that_names_it(tmp_path: Path) -
         jsonl_source(tmp_path, "nowhere.jsonl").prepare()
 
 
-@pytest.mark.parametrize("damage", [b"no gzip at all", gzip.compress(b'{"_id": 1}\n' * 99)[:-9]])
+@pytest.mark.parametrize(
+    "damage",
+    [b"no gzip at all", gzip.compress(b'{"_id": 1}\n' * 99, mtime=0)[:-9]],
+    ids=["no gzip", "cut short"],
+)
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "corpus.jsonl.gz").write_bytes(damage)
     with pytest.raises(EmbedMigrateError, match="decompressed"):
