@@ -149,6 +149,7 @@ JSON: dict[str, dict[str, Any]] = {
                     "documents": 598,
                     "lag": {"entries": 3, "seconds": 0.8},
                     "changes": "capture",
+                    "compared_at": 1769904000.0,
                 },
                 "shadow": {
                     **_INDEX,

@@ -292,7 +292,9 @@ def test_the_status_document_has_the_contracted_keys(project: Workspace) -> None
         "documents": 40,
         "lag": {"entries": 0, "seconds": 0.0},
         "changes": "comparison",
+        "compared_at": entry["live"]["compared_at"],
     }
+    assert entry["live"]["compared_at"] > 0
     assert (entry["retained"], entry["revision"]) == ([], A1)
     assert (entry["shadow"]["done"], entry["shadow"]["total"]) == (40, 40)
 

@@ -13,9 +13,18 @@ from typing import Any
 import pytest
 
 from embedmigrate import Collection, command
+from embedmigrate.command.project import Project
 from embedmigrate.embedders.static import StaticEmbedder
 from embedmigrate.engine import follow as following
-from embedmigrate.errors import Drifted, FencedOut, IndexGone, Irreversible, LockHeld, UsageError
+from embedmigrate.errors import (
+    Behind,
+    Drifted,
+    FencedOut,
+    IndexGone,
+    Irreversible,
+    LockHeld,
+    UsageError,
+)
 from tests.command_line import run
 from tests.library import COLLECTION, Library
 from tests.workspace import ARTICLES, Workspace, documents, wait_for
@@ -253,7 +262,6 @@ def test_a_deletion_needs_no_model(library: Library) -> None:
 
 def test_two_at_once_take_turns_or_leave(library: Library) -> None:
     from embedmigrate.command import syncing
-    from embedmigrate.command.project import Project
 
     with (
         Project(library.settings) as project,
@@ -294,6 +302,71 @@ def test_what_is_live_is_kept_up_to_date_while_another_index_is_built(
             lambda: articles.search("whales and dolphins"), lambda it: it.model == "wordllama-64"
         )
         assert found.hits[0].id == "doc-000001"
+    assert holds(library)
+
+
+def test_what_is_live_is_kept_up_to_date_while_the_way_back_is_embedded(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    library.sql("UPDATE articles SET text = 'squid' WHERE id = 'doc-000004'")
+    embed_documents = StaticEmbedder.embed_documents
+    inside, go_on = threading.Event(), threading.Event()
+
+    def held_up(self: StaticEmbedder, texts: Any) -> Any:
+        if self.model.dimensions == 256 and not go_on.is_set():
+            inside.set()
+            assert go_on.wait(60)
+        return embed_documents(self, texts)
+
+    monkeypatch.setattr(StaticEmbedder, "embed_documents", held_up)
+    back = threading.Thread(
+        target=command.rollback, args=(library.settings, "articles"), kwargs={"reason": "worse"}
+    )
+    back.start()
+    assert inside.wait(60)
+    change_everything(library)
+    assert sync(library)["deleted"] == 1
+    go_on.set()
+    back.join(60)
+    assert library.live() == "wordllama"
+    assert holds(library), "what came meanwhile is in the old index, too"
+
+
+def test_no_reader_loses_sight_of_a_change_at_a_cut_over(library: Library) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade(until_ready=True)
+    with closing(sqlite3.connect(library.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("UPDATE embedmigrate_index SET position = 99 WHERE state = 'live'")
+    with pytest.raises(Behind, match="does not have every change") as refused:
+        command.cutover(library.settings)
+    assert refused.value.exit_code == 75 and library.live() == "wordllama"
+
+
+def test_the_journal_keeps_what_a_retained_index_has_not_deleted(plain: Library) -> None:
+    plain.revision("wordllama-64", "shorter")
+    plain.upgrade()
+    plain.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    with Project(plain.settings) as project, project.locked(["articles"]):
+        assert sync(plain)["deleted"] == 1, "a runner is at work, and may write to the other one"
+    sync(plain)
+    with closing(plain.settings.open_store("articles").reader("articles-0001")) as reader:
+        assert reader.get(["doc-000003"]) == []
+
+
+def test_an_index_that_lags_too_far_is_compared(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedmigrate.engine.sync.JOURNAL_KEPT", 2)
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    change_everything(library)
+    sync(library)
+    with closing(sqlite3.connect(library.root / "catalog.db")) as catalog:
+        (kept,) = catalog.execute("SELECT count(*) FROM embedmigrate_journal").fetchone()
+    assert kept == 2, "of four"
+    command.rollback(library.settings, "articles", reason="worse")
     assert holds(library)
 
 
@@ -369,6 +442,19 @@ def test_the_worker_follows_until_it_is_stopped(library: Library) -> None:
         _, said = worker.communicate(timeout=60)
     assert worker.returncode == 7, said
     assert holds(library)
+
+
+def test_the_worker_compares_at_once_when_a_recording_begins(plain: Library) -> None:
+    worker = plain.start("--quiet", "sync", "--follow", "--every", "0.1")
+    try:
+        first = plain.status()["live"]["compared_at"]
+        wait_for(lambda: plain.status()["live"]["compared_at"], lambda it: it > first)
+        plain.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+        command.capture_install(plain.settings, "articles")
+        wait_for(lambda: plain.status()["live"]["documents"], (39).__eq__)
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
 
 
 def test_stop_ok_makes_a_stopped_worker_a_good_one(library: Library) -> None:

@@ -288,6 +288,7 @@ def status(result: dict[str, Any]) -> str:
                 f"  changes:  {waiting} waiting"
                 + (f", the oldest for {live['lag']['seconds']:.0f} s" if waiting else "")
                 + (f"; {CHANGES[live['changes']]}" if live["changes"] else "")
+                + (f", last at {_when(live['compared_at'])}" if _as_of_then(live) else "")
             )
         if shadow is not None:
             lines.append(
@@ -384,6 +385,15 @@ def synced(result: dict[str, Any]) -> str:
             f"{it['lag']['entries']} waiting; {CHANGES[it['changes']]}"
         )
     return "\n".join(lines)
+
+
+def _as_of_then(live: dict[str, Any]) -> bool:
+    """Whether an index is known to be as its source only as of their last comparison."""
+    return live["compared_at"] is not None and live["changes"] in ("updated_at", "comparison")
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 CHANGES = {

@@ -29,6 +29,23 @@ def test_every_holder_gets_a_greater_epoch(bench: Bench) -> None:
     assert epochs == [1, 2, 3]
 
 
+def test_runner_and_follower_exclude_their_like_alone_and_count_their_epochs_together(
+    bench: Bench,
+) -> None:
+    runner = locks.acquire(bench.catalog, "things", 30)
+    follower = locks.acquire(bench.catalog, "things", 30, locks.Role.FOLLOWER)
+    assert (runner.epoch, follower.epoch) == (1, 2)
+    for role in locks.Role:
+        with pytest.raises(LockHeld):
+            locks.acquire(bench.catalog, "things", 30, role)
+    assert locks.release(bench.catalog, runner)
+    assert locks.acquire(bench.catalog, "things", 30).epoch == 3, "of two writers, the later one"
+    with bench.catalog.write() as connection:
+        locks.renew(connection, follower)
+        with pytest.raises(FencedOut):
+            locks.renew(connection, runner)
+
+
 def test_the_lock_of_a_dead_process_is_taken_over_at_once(bench: Bench) -> None:
     program = (
         "import sys; from embedmigrate.catalog import Catalog, locks\n"

@@ -186,9 +186,18 @@ def move(
 
 
 def track(connection: Connection, name: str, token: str | None) -> None:
-    """Every difference to the source is in the journal behind the index's position, and every later
-    change will be, by the recording ``token``; None: only as of now."""
-    connection.execute(schema.index.update().where(_index.name == name).values(tracked_by=token))
+    """A comparison that began just now has put every difference to the source into the journal, and
+    every later change will be there by the recording ``token``; None: only as of now."""
+    connection.execute(
+        schema.index.update()
+        .where(_index.name == name)
+        .values(tracked_by=token, compared_at=time.time())
+    )
+
+
+def untrack(connection: Connection, name: str) -> None:
+    """The journal no longer holds every difference: a comparison has to tell."""
+    connection.execute(schema.index.update().where(_index.name == name).values(tracked_by=None))
 
 
 def note_deleted(connection: Connection, name: str, through: int) -> None:

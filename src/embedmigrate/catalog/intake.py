@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ class Intake(NamedTuple):
     tag: str | None = None
     """Of the change that ``cursor`` stands on; None where there was none any more."""
     watermark: Any = None
-    compared_at: float | None = None
 
 
 def get(connection: Connection, collection: str) -> Intake:
@@ -91,11 +89,6 @@ def note_hinted(
     if get(connection, collection).watermark == before:
         _update(connection, collection, watermark=watermark)
         journal.append(connection, collection, [(id, journal.CHANGED) for id in ids])
-
-
-def note_compared(connection: Connection, collection: str) -> None:
-    """Record that every difference between source and live index is in the journal."""
-    _update(connection, collection, compared_at=time.time())
 
 
 def _update(connection: Connection, collection: str, **values: Any) -> None:

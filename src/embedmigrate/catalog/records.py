@@ -70,6 +70,7 @@ class IndexRecord:
     tracked_by: str | None = None
     """The recording of changes for which ``position`` is complete; None: only a comparison with the
     source tells what the index lacks."""
+    compared_at: float | None = None
     deleted_through: int | None = None
     """Position through which deletes were applied, where that is beyond ``position``."""
 
@@ -96,6 +97,7 @@ class IndexRecord:
             container=row.container or row.name,
             adopted=row.adopted,
             tracked_by=row.tracked_by,
+            compared_at=row.compared_at,
             deleted_through=row.deleted_through,
         )
 

@@ -72,6 +72,7 @@ index = Table(
     Column("container", String(63)),  # what holds the vectors; NULL: a container of this name
     Column("adopted", JSON),  # how somebody else's container was proven; NULL: built by us
     Column("tracked_by", String(64)),  # recording of changes that `position` is complete for
+    Column("compared_at", Float),  # when it was last compared with its source as a whole
     Column("deleted_through", _BIG),  # journal seq through which deletes alone were applied
     Index("embedmigrate_index_collection", "collection", "spec_digest"),
 )
@@ -143,7 +144,6 @@ intake = Table(  # how far the changes that a source records itself have entered
     Column("cursor", _BIG, nullable=False),
     Column("tag", String(64)),  # of the change that `cursor` stands on; NULL: it was gone
     Column("watermark", JSON),  # greatest `updated_at` that was looked at
-    Column("compared_at", Float),  # when source and live index were last compared as a whole
 )
 
 applied = Table(

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import AppliedRecord, IndexState
+from embedmigrate.catalog.records import AppliedRecord, IndexRecord, IndexState
 from embedmigrate.command.project import ROUND_PATIENCE, Project, version_table
 from embedmigrate.command.telling import failures_told, rollbacks_told
 from embedmigrate.config import Settings
@@ -76,25 +76,21 @@ def downgrade(
         downgrades = _plan(project, steps)
         moving = {plan.collection for plan in downgrades}
         unsettled = project.unsettled() - moving
-        with (
-            project.locked(moving | unsettled) as leases,
-            _followers(project, moving | unsettled, now=now) as followers,
-        ):
+        with project.locked(moving | unsettled) as leases:
             if project.applied_heads() != heads or _plan(project, steps) != downgrades:
                 raise LockHeld(
                     "something else moved while the locks were taken",
                     next_step="run the same command again",
                 )
-            plans = _make_targets_ready(
-                project, downgrades, leases, followers, now=now, rebuild=rebuild
-            )
+            plans = _make_targets_ready(project, downgrades, leases, now=now, rebuild=rebuild)
             handler = DowngradeWalk(plans, leases, _reason(reason, now=now))
             environment = Environment(
                 settings, project.catalog, handler=handler, on_step=handler.on_step
             )
-            with rollbacks_told(project, plans, handler.reason), script_errors():
-                alembic.command.downgrade(environment.config, target)
-            _settle(project, sorted(moving | unsettled), followers)
+            with _caught_up(project, plans, moving | unsettled, now=now) as followers:
+                with rollbacks_told(project, plans, handler.reason), script_errors():
+                    alembic.command.downgrade(environment.config, target)
+                _settle(project, sorted(moving | unsettled), followers)
         return _result(_describe(project, plans), [step.revision for step in steps])
 
 
@@ -143,17 +139,13 @@ def rollback(
             )
         switches = block[0].superseded_by is None
         plan = Downgrade(collection, tuple(block), switches, block[0].previous_index)
-        with (
-            project.locked([collection]) as leases,
-            _followers(project, [collection], now=now) as followers,
-        ):
-            plans = _make_targets_ready(
-                project, [plan], leases, followers, now=now, rebuild=rebuild
-            )
+        with project.locked([collection]) as leases:
+            plans = _make_targets_ready(project, [plan], leases, now=now, rebuild=rebuild)
             why = _reason(reason, now=now)
-            with rollbacks_told(project, plans, why):
-                _switch_without_scripts(project, plans[0], leases[collection], base, why)
-            _settle(project, [collection], followers)
+            with _caught_up(project, plans, [collection], now=now) as followers:
+                with rollbacks_told(project, plans, why):
+                    _switch_without_scripts(project, plans[0], leases[collection], base, why)
+                _settle(project, [collection], followers)
         return _result(_describe(project, plans), [record.revision for record in block])
 
 
@@ -246,10 +238,14 @@ def _has_scripts(settings: Settings, block: Sequence[AppliedRecord]) -> bool:
 
 
 @contextmanager
-def _followers(
-    project: Project, collections: Iterable[str], *, now: bool
+def _caught_up(
+    project: Project, plans: Sequence[Downgrade], collections: Iterable[str], *, now: bool
 ) -> Iterator[dict[str, Lease]]:
-    """The followers' leases: waited for, but by somebody who cannot wait (``now``)."""
+    """Bring the old indexes to where the live ones are, and keep them there until the block ends.
+
+    Nobody else writes to what is live meanwhile (I9). Yields the followers' leases: waited for, but
+    by somebody who cannot wait (``now``), whose index loses the deleted documents all the same.
+    """
     with ExitStack() as stack:
         leases: dict[str, Lease] = {}
         for collection in sorted(set(collections)):
@@ -260,6 +256,17 @@ def _followers(
             except LockHeld:
                 if not now:
                     raise
+        for plan in plans:
+            if plan.target_index is None or plan.collection not in leases:
+                continue
+            with project.catalog.read() as connection:
+                if indexes.get(connection, plan.target_index).adopted:
+                    continue
+            lease, job = leases[plan.collection], project.job(plan.collection)
+            if now:
+                delete_in_retained(job, lease, beside_runner=True)
+            else:
+                _catch_up(project, plan.collection, lease, plan.target_index, anew=False)
         yield leases
 
 
@@ -279,14 +286,13 @@ def _make_targets_ready(
     project: Project,
     downgrades: Sequence[Downgrade],
     leases: Mapping[str, Lease],
-    followers: Mapping[str, Lease],
     *,
     now: bool,
     rebuild: bool,
 ) -> list[Downgrade]:
     """Catch the old indexes up (or build them again); returns the plans with what they go to.
 
-    One that is served as it is loses the deleted documents all the same.
+    That may take hours, in which somebody else keeps up to date what is live.
     """
     plans = []
     for downgrade in downgrades:
@@ -298,20 +304,26 @@ def _make_targets_ready(
                 target = _rebuilt(project, downgrade, leases[collection], rebuild=rebuild)
             elif index.adopted:  # nobody writes to it: it is up to date, or it is not
                 refuse_changed(project.job(collection), index, anyway=now)
-            elif not now:
-                _catch_up(project, collection, followers[collection], target)
-            elif collection in followers:
-                job, lease = project.job(collection), followers[collection]
-                delete_in_retained(job, lease, beside_runner=True)
+            elif not now and not _is_served(project, index):
+                _catch_up(project, collection, leases[collection], target)
         plans.append(replace(downgrade, target_index=target))
     return plans
 
 
-def _catch_up(project: Project, collection: str, lease: Lease, target: str) -> None:
+def _is_served(project: Project, index: IndexRecord) -> bool:
+    """Whether its vectors are those of the live index, which only a follower writes to."""
+    with project.catalog.read() as connection:
+        live = routes.get(connection, index.collection).live_index
+        return live is not None and indexes.get(connection, live).container == index.container
+
+
+def _catch_up(
+    project: Project, collection: str, lease: Lease, target: str, *, anew: bool | None = None
+) -> None:
     with project.catalog.read() as connection:
         index = indexes.get(connection, target)
     try:
-        settle.catch_up(project.job(collection), lease, target)
+        settle.catch_up(project.job(collection), lease, target, anew=anew)
     except (ConfigError, DigestMismatch, Drifted, ModelMismatch, BadAnswer) as error:
         raise Irreversible(
             f"the documents of {collection!r} that changed since the cut-over cannot be embedded "

@@ -141,6 +141,7 @@ def _status_of(connection: Connection, collection: str) -> dict[str, Any]:
             "documents": None,
             "lag": None,
             "changes": None,
+            "compared_at": live.compared_at,
         }
     for index in indexes.of_collection(connection, collection):
         letters = dead_letters.described(connection, index)

@@ -18,9 +18,9 @@ from embedmigrate.engine.dead_letters import of_live_index, refusal, retry
 from embedmigrate.engine.follow import Followed
 from embedmigrate.engine.job import Job, Reporter, StopSignal
 from embedmigrate.engine.lock import held
-from embedmigrate.engine.sync import Round
+from embedmigrate.engine.sync import Round, nothing_live
 from embedmigrate.engine.sync import sync as sync_once
-from embedmigrate.errors import DeadLetters, EmbedMigrateError, IndexGone, LockHeld, Temporary
+from embedmigrate.errors import DeadLetters, EmbedMigrateError, LockHeld, Temporary
 
 PATIENCE = 5.0
 """Seconds that one `sync` waits for another to end its round."""
@@ -46,7 +46,9 @@ def sync(
     done, whatever happens to the others; the first error is raised, and its ``result`` is what
     would have been returned.
     """
-    with _project(settings, reporter, stop, allow_mass_delete) as project:
+    with Project(
+        settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
+    ) as project:
         names = _names(project, collections)
         entries: list[dict[str, Any]] = []
         first: EmbedMigrateError | None = None
@@ -88,7 +90,9 @@ def follow(
     A source that does not tell of its changes is compared each ``compare_every`` seconds. What is
     temporary is tried again, later and later; what is not, a model that drifted among it, ends it.
     """
-    with _project(settings, reporter, stop, allow_mass_delete) as project:
+    with Project(
+        settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
+    ) as project:
         names = _names(project, collections)
         compared = dict.fromkeys(names, -compare_every)
         pause = every
@@ -120,15 +124,6 @@ def lag_of(job: Job) -> dict[str, Any]:
     }
 
 
-def _project(
-    settings: Settings,
-    reporter: Reporter | None,
-    stop: StopSignal | None,
-    allow_mass_delete: bool,
-) -> Project:
-    return Project(settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete)
-
-
 def _names(project: Project, collections: Sequence[str]) -> list[str]:
     """The collections to keep up to date; ``IndexGone`` when nothing of them is live."""
     for name in collections:
@@ -137,18 +132,10 @@ def _names(project: Project, collections: Sequence[str]) -> list[str]:
     with project.catalog.read() as connection:
         live = [name for name in wanted if routes.get(connection, name).live_index is not None]
     if missing := [name for name in collections if name not in live]:
-        raise _nothing_live(", ".join(missing))
+        raise nothing_live(", ".join(missing))
     if not live:
-        raise _nothing_live(", ".join(wanted))
+        raise nothing_live(", ".join(wanted))
     return live
-
-
-def _nothing_live(names: str) -> IndexGone:
-    return IndexGone(
-        f"nothing of {names} is live that could be kept up to date",
-        expected="a first index",
-        next_step="embedmigrate upgrade",
-    )
 
 
 def _through(job: Job, *, anew: bool | None) -> dict[str, Any]:

@@ -136,9 +136,8 @@ def is_tracked(index: IndexRecord, token: str | None) -> bool:
 
 def track(job: Job, index: IndexRecord, token: str | None) -> None:
     """Every difference that a comparison found is in the journal, and it began after ``begin``."""
-    if index.tracked_by != token:
-        with job.catalog.write() as connection:
-            indexes.track(connection, index.name, token)
+    with job.catalog.write() as connection:
+        indexes.track(connection, index.name, token)
 
 
 def _take_hint(job: Job, source: Source) -> None:

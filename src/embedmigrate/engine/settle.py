@@ -31,10 +31,10 @@ def catch_up(
 ) -> Followed:
     """Bring an index up to what the source is now. Loads the model only if a text changed.
 
-    Source and index are compared where the journal does not hold every difference; ``anew`` says
-    whether they are instead. ``generation`` is recorded in the index when it is live. After
-    ``seconds`` it ends between two pages, with ``more`` to do. A container that somebody else made
-    stays as it is.
+    Source and index are compared where the journal does not hold every difference; with ``anew``
+    in any case, and where it is False only once: not again for a source that never tells of all its
+    changes. ``generation`` is recorded in the index when it is live. After ``seconds`` it ends
+    between two pages, with ``more`` to do. A container that somebody else made stays as it is.
     """
     with job.catalog.read() as connection:
         index = indexes.get(connection, index_name)
@@ -45,8 +45,9 @@ def catch_up(
         token = intake.take_in(job, source)
         with job.catalog.read() as connection:
             index = indexes.get(connection, index_name)
-            if anew is None:
-                anew = not intake.is_tracked(index, token)
+            tracked = intake.is_tracked(index, token)
+            if anew is None or (anew is False and token is not None):
+                anew = not tracked
             pending = journal.head(connection, job.collection) > index.position
         if not (anew or pending or generation is not None):
             return Followed()

@@ -10,9 +10,9 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from embedmigrate.catalog import indexes, intake, journal, locks, routes
+from embedmigrate.catalog import indexes, journal, locks, routes
 from embedmigrate.catalog.locks import Lease
-from embedmigrate.catalog.records import IndexState
+from embedmigrate.catalog.records import IndexRecord, IndexState
 from embedmigrate.engine.follow import Followed
 from embedmigrate.engine.job import Job
 from embedmigrate.engine.settle import catch_up
@@ -45,11 +45,7 @@ def sync(job: Job, lease: Lease, *, anew: bool | None = None) -> Round:
         route = routes.get(connection, job.collection)
         live = None if route.live_index is None else indexes.get(connection, route.live_index)
     if live is None:
-        raise IndexGone(
-            f"nothing of {job.collection!r} is live that could be kept up to date",
-            expected="a first index",
-            next_step="embedmigrate upgrade",
-        )
+        raise nothing_live(job.collection)
     unsettled = route.settled_generation != route.generation
     followed = catch_up(
         job,
@@ -63,11 +59,18 @@ def sync(job: Job, lease: Lease, *, anew: bool | None = None) -> Round:
         locks.renew(connection, lease)
         if unsettled and not followed.more:
             routes.note_settled(connection, lease, route.generation)
-        if anew is not False and not followed.more:
-            intake.note_compared(connection, job.collection)
     delete_in_retained(job, lease)
     prune(job)
     return Round(live.name, route.generation, followed)
+
+
+def nothing_live(collections: str) -> IndexGone:
+    """The error for collections, by name, that have no index to keep up to date."""
+    return IndexGone(
+        f"nothing of {collections} is live that could be kept up to date",
+        expected="a first index",
+        next_step="embedmigrate upgrade",
+    )
 
 
 def delete_in_retained(job: Job, lease: Lease, *, beside_runner: bool = False) -> int:
@@ -112,24 +115,33 @@ def delete_in_retained(job: Job, lease: Lease, *, beside_runner: bool = False) -
 
 
 def prune(job: Job) -> int:
-    """Drop the journal entries that every index has passed; returns how many.
+    """Drop the journal entries that no index needs any more; returns how many.
 
-    An index that needs a comparison anyway keeps nothing, and one that lags too far is turned into
-    such a one.
+    An index that is built, ready, live or tracked needs all behind its position. One that is kept
+    and will be compared before it is used needs what its deletes are known from. None keeps more
+    than ``JOURNAL_KEPT``: beyond that it is compared.
     """
     with job.catalog.read() as connection:
         head = journal.head(connection, job.collection)
+        first = next(iter(journal.entries(connection, job.collection, 0, 1)), None)
         ours = [
             index
             for index in indexes.of_collection(connection, job.collection)
             if index.adopted is None
         ]
-    under_way = (IndexState.BUILDING, IndexState.READY, IndexState.LIVE)
-    keeping = [index for index in ours if index.tracked_by or index.state in under_way]
     oldest = head - JOURNAL_KEPT
-    through = min((index.position for index in keeping), default=head)
+    through = max(oldest, min(map(_needed_after, ours), default=head))
+    if first is None or first.seq > through:
+        return 0
     with job.catalog.write() as connection:
-        for index in keeping:
-            if index.position < oldest:
-                indexes.track(connection, index.name, None)
-        return journal.prune(connection, job.collection, max(through, oldest))
+        for index in ours:
+            if index.tracked_by and index.position < oldest:
+                indexes.untrack(connection, index.name)
+        return journal.prune(connection, job.collection, through)
+
+
+def _needed_after(index: IndexRecord) -> int:
+    """The journal position whose later entries an index still needs."""
+    if index.tracked_by or index.state is not IndexState.RETAINED:
+        return index.position
+    return max(index.position, index.deleted_through or 0)

@@ -76,11 +76,7 @@ class SqliteCapture:
 
     def ddl(self) -> list[str]:
         """The statements that start a recording, for whoever may change the table."""
-        return [*self._removal(), *(it.sql for it in self._objects()), self._new_token()]
-
-    def removal(self) -> list[str]:
-        """The statements that end it, and leave nothing."""
-        return self._removal()
+        return [*self.removal(), *(it.sql for it in self._objects()), self._new_token()]
 
     def install(self) -> bool:
         """Start recording; False when it is being recorded already, which is then left alone."""
@@ -148,7 +144,8 @@ class SqliteCapture:
             yield trigger("before_insert", "BEFORE INSERT", *in_the_way)
             yield trigger("before_update", "BEFORE UPDATE", *in_the_way)
 
-    def _removal(self) -> list[str]:
+    def removal(self) -> list[str]:
+        """The statements that end it, and leave nothing but the list of recordings."""
         recorded = self._quote(self._name)
         triggers = [
             f"DROP TRIGGER IF EXISTS {self._quote(f'{self._name}_{name}')}" for name in _TRIGGERS
