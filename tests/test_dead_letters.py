@@ -241,6 +241,22 @@ def test_a_document_that_became_dead_is_taken_out_and_not_called_fresh(project: 
     assert not result["holds"], "what was corrected is missing now, and not accepted as dead"
 
 
+def test_one_that_comes_between_ready_and_the_switch_stops_it(
+    project: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(project, 2)
+
+    def meanwhile(*_: Any) -> None:
+        with Catalog(project.settings.catalog_url) as catalog, catalog.write() as connection:
+            one = dead_letters.Failed("doc-000011", b"0" * 16, "a test", 1)
+            dead_letters.record(connection, "articles-0002", [one])
+
+    monkeypatch.setattr("embedmigrate.command.forward.ask_before_cutover", meanwhile)
+    with pytest.raises(DeadLetters):
+        project.upgrade()
+    assert project.live() == "fake-a"
+
+
 def test_more_than_the_script_allows_after_it_was_ready_stop_the_cut_over(project: Faulty) -> None:
     allow(project, 2)
     project.upgrade(until_ready=True)

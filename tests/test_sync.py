@@ -377,12 +377,30 @@ def test_a_deleted_document_leaves_the_retained_index_at_once(library: Library) 
     library.sql("UPDATE articles SET text = 'whales' WHERE id = 'doc-000001'")
     sync(library)
     library.edit_config('package = "wordllama"', 'package = "gone"')
-    command.rollback(library.settings, "articles", reason="worse", now=True)
-    store = library.settings.open_store("articles")
-    reader = store.reader("articles-0001")
-    ids = {state.id for state in reader.states()}
-    reader.close()
+
+    def kept() -> set[str]:
+        with closing(library.settings.open_store("articles").reader("articles-0001")) as reader:
+            return {state.id for state in reader.states()}
+
+    ids = kept()
     assert "doc-000003" not in ids and "doc-000001" in ids and len(ids) == 39
+    command.rollback(library.settings, "articles", reason="worse", now=True)
+    assert kept() == ids
+
+
+def test_a_rollback_does_not_take_back_what_readers_have_seen(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    change_everything(library)
+    sync(library)
+    monkeypatch.setattr("embedmigrate.command.back._catch_up", lambda *_, **__: None)
+    with pytest.raises(Behind):
+        command.rollback(library.settings, "articles", reason="worse")
+    assert library.live() == "wordllama-64"
+    command.rollback(library.settings, "articles", reason="worse", now=True)
+    assert library.live() == "wordllama"
 
 
 def test_a_rollback_without_the_old_model_says_what_would_be_missing(library: Library) -> None:

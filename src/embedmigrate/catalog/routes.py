@@ -201,10 +201,12 @@ def undo(
     target_index: str | None,
     switch: bool,
     reason: str | None,
+    now: bool = False,
 ) -> None:
     """Undo an applied revision; with ``switch`` the route goes to ``target_index`` (None: nowhere).
 
-    Its run becomes ``rolled_back`` and stays so until a person asks again.
+    Its run becomes ``rolled_back`` and stays so until a person asks again. ``Behind`` when that
+    index lacks changes that readers have seen, unless a person wants it ``now`` (I11).
     """
     renew(connection, lease)
     if record.run_id is not None:
@@ -217,6 +219,8 @@ def undo(
     before = get(connection, lease.collection)
     generation = before.generation
     if switch and before.live_index != target_index:
+        if target_index is not None and not now:
+            _refuse_behind(connection, before, target_index)
         if before.live_index is not None:
             _retain(connection, before.live_index)
         if target_index is not None:
@@ -242,7 +246,7 @@ def _refuse_behind(connection: Connection, before: Route, index_name: str) -> No
     if before.live_index is None:
         return
     live, target = (indexes.get(connection, name) for name in (before.live_index, index_name))
-    if target.position < live.position:
+    if target.adopted is None and target.position < live.position:
         raise Behind(
             f"{index_name} does not have every change that {live.name} has",
             found=f"position {target.position} in the journal",

@@ -83,7 +83,7 @@ def downgrade(
                     next_step="run the same command again",
                 )
             plans = _make_targets_ready(project, downgrades, leases, now=now, rebuild=rebuild)
-            handler = DowngradeWalk(plans, leases, _reason(reason, now=now))
+            handler = DowngradeWalk(plans, leases, _reason(reason, now=now), now=now)
             environment = Environment(
                 settings, project.catalog, handler=handler, on_step=handler.on_step
             )
@@ -144,7 +144,9 @@ def rollback(
             why = _reason(reason, now=now)
             with _caught_up(project, plans, [collection], now=now) as followers:
                 with rollbacks_told(project, plans, why):
-                    _switch_without_scripts(project, plans[0], leases[collection], base, why)
+                    _switch_without_scripts(
+                        project, plans[0], leases[collection], base, why, now=now
+                    )
                 _settle(project, [collection], followers)
         return _result(_describe(project, plans), [record.revision for record in block])
 
@@ -375,7 +377,13 @@ def _reason(reason: str | None, *, now: bool) -> str | None:
 
 
 def _switch_without_scripts(
-    project: Project, plan: Downgrade, lease: Lease, base: str | None, reason: str | None
+    project: Project,
+    plan: Downgrade,
+    lease: Lease,
+    base: str | None,
+    reason: str | None,
+    *,
+    now: bool,
 ) -> None:
     """Route and version row in one transaction (I10), without Alembic."""
     newest, column = plan.undone[0].revision, version_table.c.version_num
@@ -400,6 +408,7 @@ def _switch_without_scripts(
                 target_index=plan.target_index,
                 switch=plan.switches and record is plan.undone[0],
                 reason=reason,
+                now=now,
             )
 
 

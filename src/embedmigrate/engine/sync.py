@@ -123,7 +123,6 @@ def prune(job: Job) -> int:
     """
     with job.catalog.read() as connection:
         head = journal.head(connection, job.collection)
-        first = next(iter(journal.entries(connection, job.collection, 0, 1)), None)
         ours = [
             index
             for index in indexes.of_collection(connection, job.collection)
@@ -131,8 +130,6 @@ def prune(job: Job) -> int:
         ]
     oldest = head - JOURNAL_KEPT
     through = max(oldest, min(map(_needed_after, ours), default=head))
-    if first is None or first.seq > through:
-        return 0
     with job.catalog.write() as connection:
         for index in ours:
             if index.tracked_by and index.position < oldest:

@@ -80,10 +80,16 @@ class DowngradeWalk:
     """Switches back at the first step of each collection; the others only lose their row."""
 
     def __init__(
-        self, downgrades: Sequence[Downgrade], leases: Mapping[str, Lease], reason: str | None
+        self,
+        downgrades: Sequence[Downgrade],
+        leases: Mapping[str, Lease],
+        reason: str | None,
+        *,
+        now: bool = False,
     ) -> None:
+        """``now`` switches to an index that lacks what changed since."""
         self._by_collection = {downgrade.collection: downgrade for downgrade in downgrades}
-        self._leases, self.reason = leases, reason
+        self._leases, self.reason, self._now = leases, reason, now
         self._step: Any = None
 
     def on_step(self, step: Any) -> None:
@@ -111,6 +117,7 @@ class DowngradeWalk:
             target_index=downgrade.target_index,
             switch=downgrade.switches and revision == downgrade.undone[0].revision,
             reason=self.reason,
+            now=self._now,
         )
 
 
