@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from embedmigrate import Collection, command
+from embedmigrate.command import back
 from embedmigrate.command.project import Project
 from embedmigrate.embedders.static import StaticEmbedder
 from embedmigrate.engine import follow as following
@@ -321,15 +322,15 @@ def test_what_is_live_is_kept_up_to_date_while_the_way_back_is_embedded(
         return embed_documents(self, texts)
 
     monkeypatch.setattr(StaticEmbedder, "embed_documents", held_up)
-    back = threading.Thread(
+    rollback = threading.Thread(
         target=command.rollback, args=(library.settings, "articles"), kwargs={"reason": "worse"}
     )
-    back.start()
+    rollback.start()
     assert inside.wait(60)
     change_everything(library)
     assert sync(library)["deleted"] == 1
     go_on.set()
-    back.join(60)
+    rollback.join(60)
     assert library.live() == "wordllama"
     assert holds(library), "what came meanwhile is in the old index, too"
 
@@ -386,6 +387,24 @@ def test_a_deleted_document_leaves_the_retained_index_at_once(library: Library) 
     assert "doc-000003" not in ids and "doc-000001" in ids and len(ids) == 39
     command.rollback(library.settings, "articles", reason="worse", now=True)
     assert kept() == ids
+
+
+def test_what_comes_last_before_the_way_back_is_in_the_old_index(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    make_ready = back._make_targets_ready
+
+    def then_more_comes(*args: Any, **options: Any) -> Any:
+        plans = make_ready(*args, **options)
+        change_everything(library)
+        sync(library)
+        return plans
+
+    monkeypatch.setattr(back, "_make_targets_ready", then_more_comes)
+    command.rollback(library.settings, "articles", reason="worse")
+    assert library.live() == "wordllama" and holds(library)
 
 
 def test_a_rollback_does_not_take_back_what_readers_have_seen(
