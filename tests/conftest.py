@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workspace import Workspace
+from tests.workspace import ARTICLES, Workspace
 
 
 @pytest.fixture
@@ -21,4 +21,18 @@ def migrated(workspace: Workspace) -> Workspace:
     workspace.revision("wordllama", "first index")
     workspace.upgrade()
     workspace.revision("wordllama-64", "shorter vectors")
+    return workspace
+
+
+@pytest.fixture
+def faking(tmp_path: Path) -> Workspace:
+    """`fake-a` live, a revision to `fake-b` pending."""
+    workspace = Workspace.make(
+        tmp_path / "project",
+        collections=ARTICLES.replace('"wordllama"', '"fake-a"'),
+        pin=("fake-a", "fake-b"),
+    )
+    workspace.revision("fake-a")
+    workspace.upgrade()
+    workspace.revision("fake-b")
     return workspace

@@ -29,17 +29,8 @@ Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Workspace:
-    """`fake-a` live, a revision to `fake-b` pending."""
-    workspace = Workspace.make(
-        tmp_path / "project",
-        collections=ARTICLES.replace('"wordllama"', '"fake-a"'),
-        pin=("fake-a", "fake-b"),
-    )
-    workspace.revision("fake-a")
-    workspace.upgrade()
-    workspace.revision("fake-b")
-    return workspace
+def project(faking: Workspace) -> Workspace:
+    return faking
 
 
 def values(path: Path) -> Values:
