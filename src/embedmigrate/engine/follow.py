@@ -108,7 +108,7 @@ def compare(job: Job, lease: Lease, source: Source, index: IndexRecord) -> Noted
     """
     token = intake.take_in(job, source)
     noted = note_differences(job, lease, source, index)
-    intake.track(job, index, token)
+    intake.track(job, lease, index, token)
     return noted
 
 

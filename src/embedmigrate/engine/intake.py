@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from embedmigrate.catalog import indexes, intake
+from embedmigrate.catalog import indexes, intake, locks
 from embedmigrate.catalog.intake import Intake
+from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord
 from embedmigrate.engine.job import Job
 from embedmigrate.errors import ConfigError, Temporary
@@ -134,9 +135,10 @@ def is_tracked(index: IndexRecord, token: str | None) -> bool:
     return token is not None and index.tracked_by == token
 
 
-def track(job: Job, index: IndexRecord, token: str | None) -> None:
+def track(job: Job, lease: Lease, index: IndexRecord, token: str | None) -> None:
     """Every difference that a comparison found is in the journal, and it began after ``begin``."""
     with job.catalog.write() as connection:
+        locks.renew(connection, lease)
         indexes.track(connection, index.name, token)
 
 

@@ -60,7 +60,7 @@ def sync(job: Job, lease: Lease, *, anew: bool | None = None) -> Round:
         if unsettled and not followed.more:
             routes.note_settled(connection, lease, route.generation)
     delete_in_retained(job, lease)
-    prune(job)
+    prune(job, lease)
     return Round(live.name, route.generation, followed)
 
 
@@ -114,7 +114,7 @@ def delete_in_retained(job: Job, lease: Lease, *, beside_runner: bool = False) -
     return deleted
 
 
-def prune(job: Job) -> int:
+def prune(job: Job, lease: Lease) -> int:
     """Drop the journal entries that no index needs any more; returns how many.
 
     An index that is built, ready, live or tracked needs all behind its position. One that is kept
@@ -131,6 +131,7 @@ def prune(job: Job) -> int:
     oldest = head - JOURNAL_KEPT
     through = max(oldest, min(map(_needed_after, ours), default=head))
     with job.catalog.write() as connection:
+        locks.renew(connection, lease)
         for index in ours:
             if index.tracked_by and index.position < oldest:
                 indexes.untrack(connection, index.name)
