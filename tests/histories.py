@@ -91,8 +91,10 @@ class History(RuleBasedStateMachine):
         self.served: dict[int, str | None] = {}
         """Generation -> index that was live in it."""
         self.writer = Collection.open("notes", self.settings)
+        self.catalog = Catalog(self.settings.catalog_url)
 
     def teardown(self) -> None:
+        self.catalog.close()
         self.writer.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -209,7 +211,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def contract(self) -> None:
-        with Catalog(self.settings.catalog_url) as catalog, catalog.write() as connection:
+        with self.catalog.write() as connection:
             aged = schema.index.c.retained_at - 30 * 86_400
             connection.execute(schema.index.update().values(retained_at=aged))
         live = self._live()
@@ -242,7 +244,7 @@ class History(RuleBasedStateMachine):
         """I10, I14, I15, I16, and the model of the walk."""
         if not self._has_catalog_row():
             return
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
+        with self.catalog.read() as connection:
             route = routes.get(connection, "notes")
             assert route.generation == self.generation
             applied = [it.revision for it in reversed(routes.applied_of(connection, "notes"))]
@@ -322,7 +324,7 @@ class History(RuleBasedStateMachine):
 
     def _fingerprints(self) -> list[Any]:
         tables = (schema.route, schema.index, schema.run, schema.applied, schema.journal)
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
+        with self.catalog.read() as connection:
             return [connection.execute(sa.select(table)).all() for table in tables]
 
     def _vectors_are_of_their_texts(self, index: IndexRecord, reader: Any, states: Any) -> None:
@@ -339,19 +341,19 @@ class History(RuleBasedStateMachine):
         )
 
     def _indexes(self) -> list[IndexRecord]:
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
+        with self.catalog.read() as connection:
             return indexes.of_collection(connection, "notes")
 
     def _container(self, index: str) -> str:
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
+        with self.catalog.read() as connection:
             return indexes.get(connection, index).container
 
     def _live(self) -> str | None:
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
+        with self.catalog.read() as connection:
             return routes.get(connection, "notes").live_index
 
     def _way_back_is_dropped(self) -> bool:
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
+        with self.catalog.read() as connection:
             block = len(self.blocks[-1])
             applied = routes.applied_of(connection, "notes")[:block]
             target = next(it for it in applied if it.superseded_by is None).previous_index
@@ -360,7 +362,7 @@ class History(RuleBasedStateMachine):
             return indexes.get(connection, target).state is IndexState.DROPPED
 
     def _has_catalog_row(self) -> bool:
-        with Catalog(self.settings.catalog_url) as catalog, catalog.read() as connection:
+        with self.catalog.read() as connection:
             chosen = sa.select(schema.collection.c.name)
             return connection.execute(chosen).first() is not None
 

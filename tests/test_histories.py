@@ -18,8 +18,8 @@ from embedmigrate.engine import intake
 from embedmigrate.stores.faiss.writer import FaissWriter
 from tests.histories import STEPS, History, template
 
-PARTS = 2
-HISTORIES = 120
+PARTS = 4
+HISTORIES = 300
 
 
 def tell(folder: Path, histories: int, *phases: Phase) -> None:
