@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.postgres_server import PostgresServer
 from tests.workspace import ARTICLES, Workspace
 
 
@@ -36,3 +39,17 @@ def faking(tmp_path: Path) -> Workspace:
     workspace.upgrade()
     workspace.revision("fake-b")
     return workspace
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server for all tests of this process. Who kills it starts it again."""
+    with closing(PostgresServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database that has pgvector, as its owner."""
+    with postgres_server.database() as name:
+        yield postgres_server.url(name)
