@@ -66,6 +66,8 @@ class _General(BaseModel):
     """After so long without a heartbeat another runner may take a collection over."""
     call_seconds: float = Field(default=600.0, gt=0)
     """How long a model may take for one call of at most 64 texts before it counts as hanging."""
+    away_seconds: float = Field(default=300.0, ge=0)
+    """How long a migration waits for a database server that does not answer before it gives up."""
     retain_seconds: float = Field(default=7 * 24 * 3600.0, ge=0)
     """Grace before ``contract`` may drop an index that is no longer live."""
     switch_grace: float = Field(default=30.0, gt=0)

@@ -246,6 +246,10 @@ class StorageUnavailable(Temporary):
     """A store or the catalog cannot be written now: full, read-only or busy."""
 
 
+class ServerAway(StorageUnavailable):
+    """A database server does not answer, or has closed the connection: it may be restarting."""
+
+
 class IndexGone(Temporary):
     """The index that the route named was dropped; resolve the route once more."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from embedmigrate.errors import ConfigError, MissingExtra, StorageUnavailable
+from embedmigrate.errors import ConfigError, MissingExtra, ServerAway, StorageUnavailable
 
 if TYPE_CHECKING:
     import psycopg
@@ -22,6 +22,8 @@ _PASSING_CLASSES = frozenset({"08", "53", "57", "58"})
 """Connection, resources, operator intervention, system error."""
 _PASSING = frozenset({"25006", "25P03", "40001", "40P01", "55006", "55P03"})
 """Read-only now, idle for too long, serialisation, deadlock, object in use, lock timeout."""
+_AWAY_CLASS, _AWAY = "08", frozenset({"57P01", "57P02", "57P03", "57P05"})
+"""Connection lost; shut down, crashed, starting up, session ended for idling."""
 _DENIED = "42501"
 _PASSWORD_CLASS = "28"
 
@@ -77,6 +79,12 @@ def passes(error: psycopg.Error) -> bool:
     return state[:2] in _PASSING_CLASSES or state in _PASSING
 
 
+def is_away(error: psycopg.Error) -> bool:
+    """Whether there is no server at the other end just now."""
+    state = error.sqlstate
+    return passes(error) if state is None else state[:2] == _AWAY_CLASS or state in _AWAY
+
+
 def headline(error: psycopg.Error) -> str:
     """What the server says, without DETAIL and CONTEXT: these quote values of rows."""
     said = error.diag.message_primary or (str(error).splitlines() or [""])[0]
@@ -115,7 +123,8 @@ def contracted(error: psycopg.Error, where: str) -> StorageUnavailable | ConfigE
             next_step="embedmigrate doctor; then run the grants that it names",
         )
     if passes(error):
-        return StorageUnavailable(
+        kind = ServerAway if is_away(error) else StorageUnavailable
+        return kind(
             f"{where} cannot be used now",
             found=headline(error),
             next_step="check the server, then run the same command again",

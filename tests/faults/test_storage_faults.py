@@ -16,7 +16,7 @@ import pytest
 from tests.faults.conftest import BATCH, QUERY
 from tests.faults.project import EndState, Fault, Faulty, kill_at
 
-A_SECOND = {"embedmigrate.catalog.database:BUSY_TIMEOUT_SECONDS": 1}
+A_SECOND = {"embedmigrate.catalog.sqlite:BUSY_TIMEOUT_SECONDS": 1}
 
 
 @contextmanager

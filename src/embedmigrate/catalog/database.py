@@ -6,32 +6,40 @@ import getpass
 import os
 import socket
 import sqlite3
-import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy import event as sa_event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from embedmigrate.catalog import announcing, schema
-from embedmigrate.errors import ConfigError, Refused, StorageUnavailable, UnknownCatalog
+from embedmigrate import postgres
+from embedmigrate.catalog import announcing, postgresql, schema, sqlite
+from embedmigrate.errors import ConfigError, EmbedMigrateError, UnknownCatalog
 
-BUSY_TIMEOUT_SECONDS = 30
-_READ = {"embedmigrate_read": True}
-_NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre"}
+
+class _Kind(Protocol):
+    """What is different in each kind of database."""
+
+    def make_engine(self, url: URL) -> Engine: ...
+
+    def listen(self, engine: Engine) -> None: ...
+
+    def translate(self, error: DBAPIError, place: str) -> EmbedMigrateError | None: ...
+
+
+_KINDS: dict[str, _Kind] = {"sqlite": sqlite, "postgresql": postgresql}
+_READ = {sqlite.READ_ONLY: True}
 
 
 class Catalog:
     """A catalog that exists and has the schema that this program knows.
 
-    ``write()`` is a transaction that may change it: on SQLite it takes the write lock at once, so
-    that no guard can fail half-way. ``read()`` never blocks a writer. No I/O belongs inside either.
+    ``write()`` is a transaction that may change it; there is one at a time, so that no guard can
+    fail half-way. ``read()`` never blocks a writer. No I/O belongs inside either.
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
@@ -42,6 +50,7 @@ class Catalog:
         cannot be read or written now, ``Refused`` for SQLite on a network filesystem.
         """
         self.engine = make_engine(url)
+        self.schema = schema_of(self.engine)
         try:
             self.id = self._open(create)
         except BaseException:
@@ -49,11 +58,11 @@ class Catalog:
             raise
 
     def _open(self, create: bool) -> str:
-        file = _sqlite_file(self.engine.url)
+        file = sqlite.file_of(self.engine.url)
         if not create and file is not None and not file.exists():
             raise self._missing()  # connecting would make an empty file
         with self.read() as connection:
-            exists = sa.inspect(connection).has_table(schema.catalog.name)
+            exists = sa.inspect(connection).has_table(schema.catalog.name, schema=self.schema)
             found = connection.execute(sa.select(schema.catalog)).first() if exists else None
         if found is None:
             if not create:
@@ -77,15 +86,17 @@ class Catalog:
             inspector = sa.inspect(connection)
             preparer = connection.dialect.identifier_preparer
             for table in schema.metadata.sorted_tables:
-                there = {column["name"] for column in inspector.get_columns(table.name)}
+                there = {
+                    column["name"] for column in inspector.get_columns(table.name, self.schema)
+                }
                 for column in table.columns:
                     if column.name not in there:
                         kind = column.type.compile(connection.dialect)
                         connection.exec_driver_sql(
-                            f"ALTER TABLE {preparer.format_table(table)} "
+                            f"ALTER TABLE {self._prefix}{preparer.format_table(table)} "
                             f"ADD COLUMN {preparer.format_column(column)} {kind}"
                         )
-            if inspector.has_table(_LOCKS_OF_OLD):
+            if inspector.has_table(_LOCKS_OF_OLD, schema=self.schema):
                 _take_over_epochs(connection)
             connection.execute(schema.catalog.update().values(schema_version=schema.SCHEMA_VERSION))
 
@@ -98,6 +109,8 @@ class Catalog:
 
     def _create(self) -> str:
         with self.write() as connection:
+            if self.schema is not None:
+                postgresql.create_schema(connection)
             schema.metadata.create_all(connection)
             existing = connection.execute(sa.select(schema.catalog.c.catalog_id)).scalar()
             if existing is not None:  # another process was faster
@@ -114,33 +127,44 @@ class Catalog:
             return catalog_id
 
     @property
+    def _prefix(self) -> str:
+        return "" if self.schema is None else f"{self.schema}."
+
+    @property
     def place(self) -> str:
         """Where the catalog is, without its password."""
         return self.engine.url.render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A consistent view; on SQLite it takes no write lock."""
-        with translated(self.place), self.engine.connect() as connection:
+        """A consistent view of one moment; it waits for nobody."""
+        with self.translated(), self.engine.connect() as connection:
             yield connection.execution_options(**_READ)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction, committed when the block ends without an exception."""
-        with translated(self.place), self.engine.begin() as connection:
+        with self.translated(), self.engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what the database says of locks and disks into errors with a contracted code."""
+        try:
+            yield
+        except DBAPIError as error:
+            translate = _KINDS[self.engine.dialect.name].translate
+            if (found := translate(error, self.place)) is None:
+                raise
+            raise found from error
 
     def watch(self) -> sqlite3.Connection | None:
         """A read-only connection whose ``PRAGMA data_version`` tells that something was committed.
 
         None where the catalog is not SQLite. The caller closes it and serialises its use.
         """
-        file = _sqlite_file(self.engine.url)
-        if file is None:
-            return None
-        return sqlite3.connect(
-            f"{file.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
-        )
+        file = sqlite.file_of(self.engine.url)
+        return None if file is None else sqlite.watch(file)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -165,12 +189,12 @@ def _take_over_epochs(connection: Connection) -> None:
             ["role", *names], sa.select(sa.literal("runner"), *(old.c[name] for name in names))
         )
     )
-    connection.exec_driver_sql(f"DROP TABLE {_LOCKS_OF_OLD}")
+    connection.execute(sa.schema.DropTable(sa.Table(_LOCKS_OF_OLD, sa.MetaData())))
 
 
 def catalog_exists(url: str) -> bool:
     """Whether a catalog was made at ``url``; makes nothing itself."""
-    file = _sqlite_file(_parse(url))
+    file = sqlite.file_of(_parse(url))
     if file is not None and not file.exists():
         return False
     try:
@@ -183,124 +207,58 @@ def catalog_exists(url: str) -> bool:
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for the catalog, with the rules that SQLite needs."""
+    """An engine for the catalog, with the rules that its database needs."""
     parsed = _parse(url)
-    options: dict[str, Any] = {}
-    if parsed.get_backend_name() == "sqlite":
-        file = _sqlite_file(parsed)
-        if file is None:
-            raise ConfigError(
-                "the catalog must outlive the process",
-                found=url,
-                expected="a file, for example sqlite:///catalog.db",
-                next_step="edit `catalog` in the configuration",
-            )
-        if not file.absolute().parent.is_dir():
-            raise ConfigError(
-                f"the folder of the catalog does not exist: {file.absolute().parent}",
-                expected="a folder that exists",
-                next_step="make it, or edit `catalog` in the configuration",
-            )
-        refuse_network_filesystem(file)
-        options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS}
+    kind = _KINDS.get(parsed.get_backend_name())
+    if kind is None:
+        raise ConfigError(
+            "the catalog cannot be kept in this kind of database",
+            found=parsed.drivername,
+            expected="sqlite:///catalog.db, or postgresql://user@host/database",
+            next_step="edit `catalog` in the configuration",
+        )
     try:
-        engine = sa.create_engine(parsed, **options)
+        engine = kind.make_engine(parsed)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the catalog's database driver is not installed: {error.name}",
             found=parsed.drivername,
-            next_step=f"pip install {error.name}",
+            next_step="pip install 'embedmigrate[pgvector]'",
         ) from None
     announcing.listen(engine)
-    if engine.dialect.name == "sqlite":
-        sa_event.listen(engine, "connect", _prepare_sqlite)
-        sa_event.listen(engine, "begin", _begin_sqlite)
+    kind.listen(engine)
     return engine
+
+
+def schema_of(engine: Engine) -> str | None:
+    """The schema that the catalog's tables are in; None where there are no schemas."""
+    return postgres.SCHEMA if engine.dialect.name == "postgresql" else None
+
+
+def now(connection: Connection) -> Any:
+    """Seconds since 1970 by the one clock of the catalog, as a value that a statement takes."""
+    return postgresql.server_time() if connection.dialect.name == "postgresql" else time.time()
+
+
+def clock(connection: Connection) -> float:
+    """The same as a number."""
+    moment = now(connection)
+    if isinstance(moment, float):
+        return moment
+    return float(connection.execute(sa.select(moment)).scalar_one())
 
 
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        parsed = postgres.with_driver(make_url(url))
         parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError):
         raise ConfigError(
             "`catalog` is not a database URL",
-            expected="for example sqlite:///catalog.db",
+            expected="for example sqlite:///catalog.db, or postgresql://user@host/database",
             next_step="edit `catalog` in the configuration",
         ) from None
     return parsed
-
-
-def _sqlite_file(url: URL) -> Path | None:
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        return None
-    return Path(url.database)
-
-
-def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
-    dbapi_connection.isolation_level = None  # transactions begin where we say, see _begin_sqlite
-    cursor = dbapi_connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
-    # SQLITE_READONLY here means a read-only folder; reading still works without WAL.
-    with suppress(sqlite3.OperationalError):
-        cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("embedmigrate_read", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-
-def refuse_network_filesystem(file: Path) -> None:
-    """SQLite's locks do not hold on network filesystems: ``Refused`` when ``file`` is on one."""
-    if not sys.platform.startswith("linux"):
-        return
-    folder = file.resolve().parent
-    best, kind = "", ""
-    with suppress(OSError), Path("/proc/self/mounts").open(encoding="utf-8") as mounts:
-        for line in mounts:
-            mount, filesystem = line.split(" ")[1:3]
-            mount = mount.replace("\\040", " ")
-            if folder.is_relative_to(mount) and len(mount) >= len(best):
-                best, kind = mount, filesystem
-    if kind in _NETWORK_FILESYSTEMS:
-        raise Refused(
-            f"the SQLite file {file} lies on a network filesystem, where locks are not kept",
-            found=f"{kind} at {best}",
-            expected="a local disk, or a PostgreSQL catalog",
-            next_step="move the file, and edit the configuration",
-        )
-
-
-@contextmanager
-def translated(place: str) -> Iterator[None]:
-    """Turn what the database says of locks and disks into errors with a contracted exit code."""
-    try:
-        yield
-    except DBAPIError as error:
-        said = str(error.orig)
-        foreign = type(error.orig) in (sqlite3.OperationalError, sqlite3.DatabaseError)
-        if foreign and not any(sign in said for sign in _PASSING):
-            raise UnknownCatalog(
-                f"the file at {place} is not a catalog that this program can use",
-                found=said,
-                expected="a catalog that embedmigrate made",
-                next_step="restore it from a backup, or correct `catalog` in the configuration",
-            ) from error
-        if isinstance(error, OperationalError):
-            raise StorageUnavailable(
-                f"the catalog at {place} cannot be used now: {said}",
-                next_step="free the disk, the permission or the lock; then run the same command "
-                "again",
-            ) from error
-        raise
-
-
-_PASSING = ("locked", "full", "readonly", "unable to open", "disk I/O")
-"""What SQLite says of troubles that pass."""
 
 
 def actor() -> str:

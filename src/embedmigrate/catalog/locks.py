@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,7 +23,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from embedmigrate.catalog import schema
-from embedmigrate.catalog.database import Catalog
+from embedmigrate.catalog.database import Catalog, clock, now
+from embedmigrate.catalog.sessions import NoSession, Session
 from embedmigrate.errors import FencedOut, LockHeld
 
 _lock = schema.lease.c
@@ -37,6 +37,9 @@ class Role(StrEnum):
     FOLLOWER = "follower"
 
 
+_SILENT_SHARE = 0.5
+"""Share of its lease, two heartbeats, after which an owner without a session counts as dead: one
+whose connection was cut needs a moment to come back."""
 _HOLDS = {
     Role.RUNNER: "another runner works on",
     Role.FOLLOWER: "another process writes to what is live of",
@@ -54,22 +57,37 @@ class Lease:
 
 
 def acquire(
-    catalog: Catalog, collection: str, lease_seconds: float, role: Role = Role.RUNNER
+    catalog: Catalog,
+    collection: str,
+    lease_seconds: float,
+    role: Role = Role.RUNNER,
+    session: Session | None = None,
 ) -> Lease:
     """Take the lock, or raise ``LockHeld`` naming who has it.
 
-    A lock is free when its owner gave it back, when its lease ran out, or when its owner was a
-    process of this machine that no longer lives.
+    A lock is free when its owner gave it back, when its lease ran out, or when its owner no longer
+    lives: a process of this machine that is gone, or one whose ``session`` is.
     """
+    session = session or NoSession()
+    alone = session.take()
+    lease = _acquire(catalog, collection, lease_seconds, role, alone=alone is True)
+    if alone is False:  # of a process that is stopped, or of one that just gave the lock back
+        session.oust()
+    return lease
+
+
+def _acquire(
+    catalog: Catalog, collection: str, lease_seconds: float, role: Role, *, alone: bool
+) -> Lease:
     owner = _describe_this_process()
     with catalog.write() as connection:
         rows = connection.execute(sa.select(schema.lease).where(_lock.collection == collection))
         locks = {row.role: row for row in rows}
-        now, epoch = time.time(), max((row.epoch for row in locks.values()), default=0) + 1
+        moment, epoch = clock(connection), max((row.epoch for row in locks.values()), default=0) + 1
         values = {
             "epoch": epoch,
             "owner": owner,
-            "heartbeat_at": now,
+            "heartbeat_at": moment,
             "lease_seconds": lease_seconds,
         }
         row = locks.get(role)
@@ -77,8 +95,9 @@ def acquire(
             key = {"collection": collection, "role": role}
             connection.execute(schema.lease.insert().values(**key, **values))
             return Lease(collection, epoch, owner, role)
-        age = now - row.heartbeat_at
-        if row.owner is not None and age < row.lease_seconds and _may_live(row.owner):
+        age = moment - row.heartbeat_at
+        gone = alone and age >= row.lease_seconds * _SILENT_SHARE
+        if row.owner is not None and age < row.lease_seconds and _may_live(row.owner) and not gone:
             raise LockHeld(
                 f"{_HOLDS[role]} {collection!r}",
                 found=f"{_for_people(row.owner)}, last heard of {age:.0f} s ago",
@@ -108,7 +127,7 @@ def renew(connection: Connection, lease: Lease) -> None:
             _lock.epoch == lease.epoch,
             _lock.owner == lease.owner,
         )
-        .values(heartbeat_at=time.time())
+        .values(heartbeat_at=now(connection))
     )
     if held.rowcount != 1:
         raise lost(lease)
@@ -145,7 +164,7 @@ def holder(connection: Connection, collection: str, role: Role = Role.RUNNER) ->
     row = connection.execute(chosen).first()
     if row is None or row.owner is None or not _may_live(row.owner):
         return None
-    if time.time() - row.heartbeat_at >= row.lease_seconds:
+    if clock(connection) - row.heartbeat_at >= row.lease_seconds:
         return None
     return _for_people(row.owner)
 

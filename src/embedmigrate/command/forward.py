@@ -25,6 +25,7 @@ from embedmigrate.engine import settle
 from embedmigrate.engine.dead_letters import of_live_index, refusal
 from embedmigrate.engine.job import Reporter, StopSignal
 from embedmigrate.engine.limits import limited
+from embedmigrate.engine.outlasting import outlasting
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.engine.rebind import Rebinding, rebind
 from embedmigrate.engine.settle import retry_live
@@ -244,17 +245,22 @@ def _prepare_all(
 def _prepare(
     project: Project, upgrade: Upgrade, lease: Lease, again: str | None, retry_failed: bool
 ) -> RunRecord:
-    job = project.job(upgrade.collection)
-    if isinstance(upgrade.transition, Rebinding):
-        return rebind(job, lease, upgrade.transition, again=again)
-    return prepare(
-        job,
-        lease,
-        upgrade.transition,
-        again=again,
-        recall_target=project.settings.collection(upgrade.collection).recall_target,
-        retry_failed=retry_failed,
-    )
+    job, transition = project.job(upgrade.collection), upgrade.transition
+    if isinstance(transition, Rebinding):
+        return rebind(job, lease, transition, again=again)
+    recall_target = project.settings.collection(upgrade.collection).recall_target
+
+    def work() -> RunRecord:
+        return prepare(
+            job,
+            lease,
+            transition,
+            again=again,
+            recall_target=recall_target,
+            retry_failed=retry_failed,
+        )
+
+    return outlasting(job, work)
 
 
 @contextmanager

@@ -89,6 +89,7 @@ class Project:
                 lease_seconds=general.lease_seconds,
                 told_by_application=self.settings.collection(collection).changes == TOLD,
                 call_seconds=general.call_seconds,
+                away_seconds=general.away_seconds,
                 reporter=self.reporter,
                 stop=self.stop,
                 hooks=self.hooks,
@@ -184,7 +185,8 @@ class Project:
     def applied_heads(self) -> tuple[str, ...]:
         """The revisions in the version table."""
         with self.catalog.read() as connection:
-            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            opts = {"version_table": VERSION_TABLE, "version_table_schema": self.catalog.schema}
+            context = MigrationContext.configure(connection, opts=opts)
             return context.get_current_heads()
 
     def close(self) -> None:

@@ -122,6 +122,8 @@ class Job:
     told_by_application: bool = False
     """Whether the application says itself what it changes (``Collection.changed``)."""
     call_seconds: float = 600.0
+    away_seconds: float = 300.0
+    """How long work waits for a database server that does not answer."""
     reporter: Reporter = field(default_factory=Silent)
     stop: StopSignal = field(default_factory=StopSignal)
     hooks: Hooks = field(default_factory=Deaf)

@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from embedmigrate.catalog import locks
 from embedmigrate.catalog.locks import Lease, Role
+from embedmigrate.catalog.sessions import Session, session_for
 from embedmigrate.engine.job import Job
 from embedmigrate.errors import FencedOut, LockHeld, Temporary
 from embedmigrate.logs import say
@@ -28,27 +29,32 @@ def held(job: Job, role: Role = Role.RUNNER, *, patience: float = 0.0) -> Iterat
     When the lease is lost the job is told to stop; should it not notice in time, the epoch
     stops every write that it still tries.
     """
-    lease = _acquire(job, role, patience)
-    over = threading.Event()
-    heartbeat = threading.Thread(
-        target=_beat, args=(job, lease, over), name=f"heartbeat {job.collection}", daemon=True
-    )
-    heartbeat.start()
-    try:
-        yield lease
-    finally:
-        over.set()
-        heartbeat.join()
-        released = locks.release(job.catalog, lease)
+    with closing(session_for(job.catalog, job.collection, role)) as session:
+        lease = _acquire(job, role, patience, session)
+        over = threading.Event()
+        heartbeat = threading.Thread(
+            target=_beat,
+            args=(job, lease, session, over),
+            name=f"heartbeat {job.collection}",
+            daemon=True,
+        )
+        heartbeat.start()
+        try:
+            yield lease
+        finally:
+            over.set()
+            heartbeat.join()
+            session.close()
+            released = locks.release(job.catalog, lease)
     if not released:  # what was done last may have been done by the other runner
         raise locks.lost(lease)
 
 
-def _acquire(job: Job, role: Role, patience: float) -> Lease:
+def _acquire(job: Job, role: Role, patience: float, session: Session) -> Lease:
     deadline = time.monotonic() + patience
     while True:
         try:
-            return locks.acquire(job.catalog, job.collection, job.lease_seconds, role)
+            return locks.acquire(job.catalog, job.collection, job.lease_seconds, role, session)
         except LockHeld:
             if time.monotonic() >= deadline:
                 raise
@@ -56,11 +62,12 @@ def _acquire(job: Job, role: Role, patience: float) -> Lease:
         time.sleep(_ASK_AGAIN)
 
 
-def _beat(job: Job, lease: Lease, over: threading.Event) -> None:
+def _beat(job: Job, lease: Lease, session: Session, over: threading.Event) -> None:
     while not over.wait(job.lease_seconds / 4):
         try:
             with job.catalog.write() as connection:
                 locks.renew(connection, lease)
+            session.take()  # again, after a restart of the server
         except FencedOut:
             lost = f"{lease.collection}: another runner took the lock over"
             say(_log, logging.WARNING, "lock_lost", lost, {"collection": lease.collection})

@@ -20,7 +20,6 @@ from alembic.util.exc import CommandError
 from pydantic import ValidationError
 
 from embedmigrate.catalog import Catalog
-from embedmigrate.catalog.database import translated
 from embedmigrate.config import Settings
 from embedmigrate.errors import (
     ConfigError,
@@ -68,6 +67,7 @@ class Environment:
         """
         options: dict[str, Any] = {
             "version_table": VERSION_TABLE,
+            "version_table_schema": None if self.catalog is None else self.catalog.schema,
             "transaction_per_migration": True,
             "transactional_ddl": True,  # the catalog begins its own transactions, also for DDL
             HANDLER: self.handler,
@@ -82,7 +82,7 @@ class Environment:
                 alembic_context.run_migrations()
             return
         assert self.catalog is not None
-        with translated(self.catalog.place), self.catalog.engine.connect() as connection:
+        with self.catalog.translated(), self.catalog.engine.connect() as connection:
             alembic_context.configure(connection=connection, **options)
             context = alembic_context.get_context()
             steps_of = context._migrations_fn

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from embedmigrate.catalog.database import refuse_network_filesystem
+from embedmigrate.catalog.sqlite import refuse_network_filesystem
 from embedmigrate.context import AdapterContext
 from embedmigrate.errors import ConfigError, Refused, StorageUnavailable, UsageError
 from embedmigrate.models import Recipe
