@@ -229,7 +229,9 @@ def tell_drift(
     hooks.tell(of_error("on_drift", collection, drift, run))
 
 
-version_table = sa.table(VERSION_TABLE, sa.column("version_num", sa.String(32)))
+version_table = sa.Table(
+    VERSION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
+)
 """Alembic's version table, for the one write that happens without Alembic."""
 
 
