@@ -22,8 +22,8 @@ _PASSING_CLASSES = frozenset({"08", "53", "57", "58"})
 """Connection, resources, operator intervention, system error."""
 _PASSING = frozenset({"25006", "25P03", "40001", "40P01", "55006", "55P03"})
 """Read-only now, idle for too long, serialisation, deadlock, object in use, lock timeout."""
-_AWAY_CLASS, _AWAY = "08", frozenset({"57P01", "57P02", "57P03", "57P05"})
-"""Connection lost; shut down, crashed, starting up, session ended for idling."""
+_AWAY_CLASS, _AWAY = "08", frozenset({"25P03", "57P01", "57P02", "57P03", "57P05"})
+"""Connection lost; ended for idling in a transaction, shut down, crashed, starting up, idle."""
 _DENIED = "42501"
 _PASSWORD_CLASS = "28"
 

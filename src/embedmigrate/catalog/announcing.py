@@ -43,11 +43,13 @@ def listen(engine: Engine) -> None:
 
 
 def _forget(connection: Connection) -> None:
-    connection.info.pop(_WAITING, None)
+    if not connection.invalidated:  # what was lost with its connection was forgotten before
+        connection.info.pop(_WAITING, None)
 
 
 def _forget_uncommitted(context: ExceptionContext) -> None:
-    if context.connection is not None and context.statement is None:  # a COMMIT has no statement
+    commit = context.statement is None
+    if context.connection is not None and (commit or context.is_disconnect):
         _forget(context.connection)
 
 
