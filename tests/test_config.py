@@ -118,7 +118,7 @@ def test_other_catalogs_are_left_as_they_are(tmp_path: Path) -> None:
 def test_an_empty_file_is_a_project_without_collections(tmp_path: Path) -> None:
     settings = load(tmp_path, "")
     assert dict(settings.collections) == {} and dict(settings.models) == {}
-    assert settings.general.catalog == "sqlite:///catalog.db"
+    assert settings.catalog_url.endswith("/catalog.db")
 
 
 def test_the_same_tables_may_stand_in_pyproject_toml(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from embedmigrate.throttling import Throttling
 from embedmigrate.validation import first_fault
 
 FILE_NAME = "embedmigrate.toml"
+DEFAULT_CATALOG = "sqlite:///catalog.db"
 ROUTE_CACHE_SECONDS = 1.0
 """How old an application's route may be where the catalog cannot say that nothing changed."""
 READERS_LEAVE = 10
@@ -54,7 +55,8 @@ class _General(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     script_location: str = "migrations"
-    catalog: str = Field(default="sqlite:///catalog.db", repr=False)  # may hold a password
+    catalog: str | None = Field(default=None, repr=False)  # may hold a password
+    """URL of the catalog; by default the database of the store, else ``catalog.db`` here."""
     work_dir: str = ".embedmigrate"
     batch_size: int = Field(default=512, ge=1, le=512)
     """Chunks a batch: the checkpoint unit and the window that is sorted by length."""
@@ -173,10 +175,27 @@ class Settings:
     def catalog_url(self) -> str:
         """The catalog's URL with a relative SQLite path made absolute."""
         prefix = "sqlite:///"
-        url = self.general.catalog
+        url = self.general.catalog or self._database_of_stores or DEFAULT_CATALOG
         if url.startswith(prefix) and url != prefix and not url.startswith(prefix + ":memory:"):
             return prefix + str((self.root / url.removeprefix(prefix)).resolve())
         return url
+
+    @property
+    def _database_of_stores(self) -> str | None:
+        return next(iter(self.databases), None)
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The databases that indexes are in."""
+        found = (collection.store.database for collection in self.collections.values())
+        return tuple(dict.fromkeys(url for url in found if url is not None))
+
+    @property
+    def far_stores(self) -> tuple[str, ...]:
+        """Collections whose indexes other machines use, while the catalog is a file of this one."""
+        if not self.catalog_url.startswith("sqlite"):
+            return ()
+        return tuple(name for name, it in self.collections.items() if it.store.remote)
 
     def collection(self, name: str) -> CollectionSettings:
         """The settings of a collection; ``UnknownCollection`` lists what there is."""
@@ -314,7 +333,16 @@ class _Parser:
         for name, table in self.tables(document, "collections", _COLLECTION):
             collections[name] = self.collection(name, table, models)
         hooks = self.validate(HooksConfig, document.get("hooks", {}), ("hooks",))
-        return Settings(self.path, general, collections, models, hooks, frozenset(self.substituted))
+        settings = Settings(
+            self.path, general, collections, models, hooks, frozenset(self.substituted)
+        )
+        if general.catalog is None and len(settings.databases) > 1:
+            raise self.error(
+                ("embedmigrate", "catalog"),
+                "missing, and the collections' indexes are in different databases",
+                "the URL of the one database that is to hold the catalog",
+            )
+        return settings
 
     def collection(
         self, name: str, table: dict[str, Any], models: Mapping[str, ModelConfig]

@@ -13,8 +13,9 @@ from typing import Any
 
 from embedmigrate import __version__, resolve
 from embedmigrate.catalog.database import catalog_exists
+from embedmigrate.command.project import FAR_STORES
 from embedmigrate.config import Settings, load_settings
-from embedmigrate.errors import EmbedMigrateError, UnpinnedReference
+from embedmigrate.errors import ConfigError, EmbedMigrateError, UnpinnedReference
 from embedmigrate.migration.environment import Environment
 from embedmigrate.models.pin_file import read_pins
 from embedmigrate.models.witness import processor_family
@@ -102,7 +103,13 @@ def _scripts(settings: Settings) -> str:
 
 
 def _catalog(settings: Settings) -> str:
-    return "can be read" if catalog_exists(settings.catalog_url) else "not made yet"
+    found = "can be read" if catalog_exists(settings.catalog_url) else "not made yet"
+    if settings.far_stores:
+        raise ConfigError(
+            FAR_STORES.format(", ".join(settings.far_stores)),
+            next_step="edit `catalog` in the configuration",
+        )
+    return found
 
 
 def _collection(settings: Settings, name: str) -> Callable[[], str]:

@@ -38,6 +38,10 @@ from embedmigrate.sources.cutting import seen_through
 
 _log = logging.getLogger(__name__)
 
+FAR_STORES = (
+    "the catalog is a file of this machine, and the indexes of {} are not: applications and "
+    "runners on other machines cannot know what is live; leave `catalog` out, or name a database"
+)
 ROUND_PATIENCE = 60.0
 """Seconds that whoever switches the route waits for a round of `sync` to end."""
 
@@ -58,6 +62,8 @@ class Project:
         self.reporter: Reporter = reporter or Silent()
         self.stop = stop or StopSignal()
         self.catalog = Catalog(settings.catalog_url, create=create_catalog)
+        if settings.far_stores:
+            self.reporter.note(FAR_STORES.format(", ".join(settings.far_stores)))
         self.hooks = hooks_of(settings, self.catalog, self.reporter, self.stop)
         self._allow_mass_delete = allow_mass_delete
         self._jobs: dict[str, Job] = {}

@@ -28,6 +28,17 @@ class StoreConfig(BaseModel):
     kind: str
     metric: Metric = "cosine"
 
+    @property
+    def database(self) -> str | None:
+        """The SQLAlchemy URL of the database that the indexes are in, which is where the catalog
+        then belongs, too; None for a store that is no SQL database."""
+        return None
+
+    @property
+    def remote(self) -> bool:
+        """Whether other machines use the same indexes."""
+        return self.database is not None
+
 
 @dataclass(frozen=True)
 class IndexManifest:
