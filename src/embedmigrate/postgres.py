@@ -61,6 +61,23 @@ def place(url: str) -> str:
     return f"postgresql://{host}/{parsed.database or ''}"
 
 
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs name one database, with whatever role and settings."""
+    from sqlalchemy.engine import make_url
+
+    def where(url: str) -> tuple[object, ...]:
+        it = make_url(url)
+        query = {key: value for key, value in it.query.items() if key in ("host", "port")}
+        return (
+            "postgresql" if it.drivername in _PLAIN else it.get_backend_name(),
+            it.host or query.get("host") or "",
+            str(it.port or query.get("port") or 5432),
+            it.database,
+        )
+
+    return where(one) == where(other)
+
+
 def require_driver(what: str) -> None:
     """``MissingExtra`` where the driver, or pgvector's adapter for it, is not installed."""
     from importlib.util import find_spec

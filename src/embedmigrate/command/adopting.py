@@ -178,6 +178,7 @@ class _Adoption:
                 for invariant, holds, measured in _evidence(adopted):
                     runs.add_evidence(connection, self._name, invariant, holds, measured, None)
                 connection.execute(version_table.insert().values(version_num=revision))
+                self._project.publish(connection, self._collection)
             undo.pop_all()
         scripts = Environment(settings).scripts()
         note_applied(self._project, scripts, [revision])

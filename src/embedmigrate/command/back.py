@@ -83,7 +83,9 @@ def downgrade(
                     next_step="run the same command again",
                 )
             plans = _make_targets_ready(project, downgrades, leases, now=now, rebuild=rebuild)
-            handler = DowngradeWalk(plans, leases, _reason(reason, now=now), now=now)
+            handler = DowngradeWalk(
+                plans, leases, _reason(reason, now=now), project.publish, now=now
+            )
             environment = Environment(
                 settings, project.catalog, handler=handler, on_step=handler.on_step
             )
@@ -410,6 +412,7 @@ def _switch_without_scripts(
                 reason=reason,
                 now=now,
             )
+        project.publish(connection, plan.collection)
 
 
 def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:

@@ -313,7 +313,7 @@ def _walk(
     """
     project = outcome.project
     changes = {upgrade.collection: upgrade.transition for upgrade in upgrades}
-    handler = UpgradeWalk(upgrades, leases, outcome.prepared)
+    handler = UpgradeWalk(upgrades, leases, outcome.prepared, project.publish)
     environment = Environment(
         project.settings, project.catalog, handler=handler, on_step=handler.on_step
     )

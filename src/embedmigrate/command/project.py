@@ -34,7 +34,9 @@ from embedmigrate.errors import (
 from embedmigrate.hooks.runner import HookRunner
 from embedmigrate.logs import say
 from embedmigrate.migration.environment import VERSION_TABLE
+from embedmigrate.postgres import same_database
 from embedmigrate.sources.cutting import seen_through
+from embedmigrate.stores.publishing import PublishingStore
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ class Project:
         self._allow_mass_delete = allow_mass_delete
         self._jobs: dict[str, Job] = {}
         self._controls: dict[str, Control] = {}
+        if create_catalog:
+            self._offer_to_readers()
 
     @classmethod
     def if_any(cls, settings: Settings) -> Project | None:
@@ -187,6 +191,29 @@ class Project:
             self.reporter.note(f"{collection}: served as it is: {error}")
             if isinstance(error, Drifted):
                 tell_drift(self.hooks, collection, error)
+
+    def publish(self, connection: sa.Connection, collection: str) -> None:
+        """Let readers in SQL follow the route of a collection, in the caller's transaction."""
+        store = self._publishing(collection)
+        if store is not None:
+            live = routes.get(connection, collection).live_index
+            index = None if live is None else indexes.get(connection, live).container
+            store.publish(connection.connection.driver_connection, collection, index)
+
+    def _offer_to_readers(self) -> None:
+        """Make what readers in SQL use."""
+        found = [self._publishing(name) for name in self.settings.collections]
+        for store in filter(None, found):
+            with self.catalog.write() as connection:
+                store.offer(connection.connection.driver_connection)
+
+    def _publishing(self, collection: str) -> PublishingStore | None:
+        """The store of a collection, if its indexes are in the database of the catalog."""
+        database = self.settings.collection(collection).store.database
+        if database is None or not same_database(database, self.settings.catalog_url):
+            return None
+        store = self.job(collection).store
+        return store if isinstance(store, PublishingStore) else None
 
     def applied_heads(self) -> tuple[str, ...]:
         """The revisions in the version table."""

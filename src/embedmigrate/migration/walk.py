@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.engine import Connection
 
 from embedmigrate.catalog import routes
 from embedmigrate.catalog.locks import Lease
@@ -13,6 +14,9 @@ from embedmigrate.catalog.records import RunRecord
 from embedmigrate.errors import Refused
 from embedmigrate.migration.operations import MoveOp, RebindOp, ReembedOp, RollbackOp
 from embedmigrate.migration.plan import Downgrade, Upgrade
+
+Publish = Callable[[Connection, str], None]
+"""Lets what outsiders read of a collection follow its route, in the same transaction (I10)."""
 
 
 class UpgradeWalk:
@@ -23,8 +27,10 @@ class UpgradeWalk:
         upgrades: Sequence[Upgrade],
         leases: Mapping[str, Lease],
         prepared: Mapping[str, RunRecord],
+        publish: Publish,
     ) -> None:
         """``leases`` and ``prepared`` (ready runs) are by collection."""
+        self._publish = publish
         self._by_collection = {upgrade.collection: upgrade for upgrade in upgrades}
         self._leases, self._prepared = leases, prepared
         self._step: Any = None
@@ -71,6 +77,7 @@ class UpgradeWalk:
             index_name=run.index_name,
             run_id=run.id,
         )
+        self._publish(context.connection, operation.collection)
 
     def rollback(self, context: MigrationContext, operation: RollbackOp) -> None:
         raise Refused(f"a rollback of {operation.collection!r} is not part of an upgrade")
@@ -84,10 +91,12 @@ class DowngradeWalk:
         downgrades: Sequence[Downgrade],
         leases: Mapping[str, Lease],
         reason: str | None,
+        publish: Publish,
         *,
         now: bool = False,
     ) -> None:
         """``now`` switches to an index that lacks what changed since."""
+        self._publish = publish
         self._by_collection = {downgrade.collection: downgrade for downgrade in downgrades}
         self._leases, self.reason, self._now = leases, reason, now
         self._step: Any = None
@@ -119,6 +128,7 @@ class DowngradeWalk:
             reason=self.reason,
             now=self._now,
         )
+        self._publish(context.connection, operation.collection)
 
 
 class OfflineWalk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -42,8 +42,15 @@ with warnings.catch_warnings():
         """Lists that an IVFFlat search looks into; by default a sixteenth, at least 16."""
         maintenance_work_mem: str | None = Field(default=None, pattern=r"^[1-9]\d{0,6}(kB|MB|GB)$")
         """Memory for building; by default the server's setting, or half its shared buffers."""
+        view: bool = False
+        """Whether a view ``live_<collection>`` shows the rows of the live index. Who reads it and
+        leaves the transaction open keeps the cut-over waiting."""
         build_workers: int | None = Field(default=None, ge=0, le=1024)
         """Parallel workers for building; by default the server's setting."""
+
+        @property
+        def database(self) -> str:
+            return self.url.get_secret_value()
 
         @field_validator("schema")
         @classmethod
@@ -130,6 +137,21 @@ class PgvectorStore:
 
         table_name(index)
         drop(self._database, index)
+
+    def offer(self, connection: Any) -> None:
+        from embedmigrate.stores.pgvector.published import offer
+        from embedmigrate.stores.pgvector.tables import make_common
+
+        with postgres.translated(self._database.place):
+            make_common(self._database, connection)
+            offer(self._database, connection, [self._config.schema])
+
+    def publish(self, connection: Any, collection: str, index: str | None) -> None:
+        from embedmigrate.stores.pgvector.published import publish
+
+        if self._config.view:
+            with postgres.translated(self._database.place):
+                publish(self._database, connection, collection, index)
 
     def check_writable(self) -> None:
         from embedmigrate.stores.pgvector.tables import check_writable

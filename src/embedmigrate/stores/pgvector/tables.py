@@ -60,7 +60,7 @@ def create(database: Database, manifest: IndexManifest) -> None:
     def make(connection: Connection) -> IndexManifest:
         schema = _check_surroundings(database, connection)
         connection.execute(_with_schema(_ONE_AT_A_TIME, database))
-        _make_common(database, connection)
+        make_common(database, connection)
         row = connection.execute(layout.statement(_EXISTING)).fetchone()
         if row is not None:
             return read_manifest(database, manifest.index, row[0])
@@ -159,7 +159,7 @@ def _check_surroundings(database: Database, connection: Connection) -> str:
     return str(extension_schema)
 
 
-def _make_common(database: Database, connection: Connection) -> None:
+def make_common(database: Database, connection: Connection) -> None:
     """Schema, manifests and tombstones, unless they are there: asked first, for want of rights."""
     schema = sql.Identifier(database.schema)
     there = _with_schema("SELECT to_regnamespace({schema}) IS NOT NULL", database)
