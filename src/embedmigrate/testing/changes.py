@@ -96,8 +96,7 @@ class Writer:
         """Of documents that are there, in no order."""
         for it in known:
             self._remember(it)
-        sql = root / "library.db"
-        self._documents: _Documents = _Table(sql) if sql.exists() else _Managed(root)
+        self._documents = _documents(root)
 
     def insert(self, count: int) -> None:
         for _ in range(count):
@@ -207,4 +206,37 @@ class _Managed:
         self._source.close()
 
 
-_Documents = _Table | _Managed
+class _ServerTable:
+    """The table of an application in PostgreSQL."""
+
+    def __init__(self, url: str) -> None:
+        import psycopg
+
+        self._database = psycopg.connect(url, autocommit=True)
+
+    def put(self, fields: dict[str, str]) -> None:
+        self._database.execute(
+            "INSERT INTO documents VALUES (%(id)s, %(title)s, %(text)s, %(topic)s) ON CONFLICT (id)"
+            " DO UPDATE SET title = %(title)s, text = %(text)s, topic = %(topic)s",
+            fields,
+        )
+
+    def delete(self, id: str) -> None:
+        self._database.execute("DELETE FROM documents WHERE id = %s", (id,))
+
+    def close(self) -> None:
+        self._database.close()
+
+
+_Documents = _Table | _ServerTable | _Managed
+
+
+def _documents(root: Path) -> _Documents:
+    from embedmigrate.config import load_settings
+    from embedmigrate.sources.sql import SqlConfig
+
+    ((_, collection),) = load_settings(root / "embedmigrate.toml").collections.items()
+    if not isinstance(collection.source, SqlConfig):
+        return _Managed(root)
+    url = collection.source.url.get_secret_value()
+    return _ServerTable(url) if url.startswith("postgresql") else _Table(root / "library.db")

@@ -38,6 +38,9 @@ class Harness:
     which are left out where they are those of another store. ``off`` are protections to be turned
     off, ``"package.module:function"``, to see that their loss is noticed.
 
+    ``server`` is the URL of a PostgreSQL server with pgvector: each project then has a database of
+    its own there for its catalog and its SQL source, whose URL is ``$DATABASE`` in ``store``.
+
     Every method returns a ``Case``, which is ``good`` or says what is wrong; its project is kept
     for a look when it is not. Processes are started by the fork server of ``multiprocessing``: a
     script that uses a harness needs its ``if __name__ == "__main__":``.
@@ -52,10 +55,13 @@ class Harness:
         documents: int = 64,
         batch_size: int = 8,
         tolerance: float = 1e-5,
+        server: str | None = None,
         points: Sequence[CrashPoint] = POINTS,
         off: Sequence[str] = (),
     ) -> None:
-        recipe = Recipe(store=store, models=models, documents=documents, batch_size=batch_size)
+        recipe = Recipe(
+            store=store, models=models, documents=documents, batch_size=batch_size, server=server
+        )
         named = re.search(r"""kind\s*=\s*["']([^"']+)["']""", store)
         kind = named[1] if named else ""
         self.points = tuple(point for point in points if point.store in (None, kind))

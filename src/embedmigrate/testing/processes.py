@@ -13,17 +13,24 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
+_WHERE_INSTALLED = (
+    ("alembic.ddl.postgresql", "psycopg", "sqlalchemy.dialects.postgresql.psycopg")
+    if find_spec("psycopg")
+    else ()
+)
 PRELOADED = (
     "alembic.command",
     "alembic.ddl.sqlite",
     "alembic.script",
     "faiss",
     "sqlalchemy.dialects.sqlite",
+    *_WHERE_INSTALLED,
     "embedmigrate.collection",
     "embedmigrate.command",
     "embedmigrate.embedders.hashing",

@@ -139,14 +139,15 @@ def _is_stopped(pid: int) -> bool:
 
 def _written(subject: Subject) -> list[str]:
     """Everything in the catalog, and what every index holds."""
-    import sqlite3
+    import sqlalchemy as sa
 
-    from embedmigrate.catalog import indexes
-    from embedmigrate.command.project import Project
+    from embedmigrate.catalog import indexes, schema
+    from embedmigrate.command.project import Project, version_table
 
-    with closing(sqlite3.connect(subject.root / "catalog.db")) as catalog:
-        lines = list(catalog.iterdump())
+    lines: list[str] = []
     with Project(subject.settings) as project, project.catalog.read() as connection:
+        for table in (*schema.metadata.sorted_tables, version_table):
+            lines += sorted(map(repr, connection.execute(sa.select(table))))
         known = indexes.of_collection(connection, COLLECTION)
     store = subject.settings.open_store(COLLECTION)
     for index in known:

@@ -30,7 +30,7 @@ seed = 1
 _GENERAL = """
 [embedmigrate]
 script_location = "migrations"
-catalog = "sqlite:///catalog.db"
+{catalog}
 batch_size = {batch_size}
 witness_batches = 2
 lease_seconds = {lease_seconds}
@@ -47,8 +47,13 @@ metadata = ["topic"]
 """
 _SOURCES: dict[SourceKind, str] = {
     "managed": 'kind = "managed"\npath = "documents.db"\nid = "id"',
-    "sql": 'kind = "sql"\nurl = "sqlite:///library.db"\ntable = "documents"\nkey = "id"',
+    "sql": 'kind = "sql"\nurl = "{library}"\ntable = "documents"\nkey = "id"',
 }
+
+
+_CATALOG_FILE = "sqlite:///catalog.db"
+_DATABASE = "database.url"
+"""File in which the URL of a project's database stands."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,9 @@ class Recipe:
     """Whether ``first`` is live and a revision to ``second`` pending; else ``first`` is pending."""
     captured: bool = True
     """Whether an SQL source records its changes by triggers."""
+    server: str | None = None
+    """URL of a PostgreSQL server on which each project gets a database, for its catalog and its
+    SQL source; ``$DATABASE`` in ``store`` is its URL. None: both are SQLite files."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,18 @@ class Subject:
 
         root.mkdir(parents=True)
         subject = cls(root)
+        url, library = _CATALOG_FILE, "sqlite:///library.db"
+        if recipe.server is not None:
+            from embedmigrate.testing import database
+
+            url = library = database.create(recipe.server)
+            (root / _DATABASE).write_text(url, "utf-8")
         configured = _GENERAL.format(
+            catalog=f'catalog = "{url}"',
             batch_size=recipe.batch_size,
             lease_seconds=recipe.lease_seconds,
-            store=recipe.store,
-            source=_SOURCES[recipe.source],
+            store=recipe.store.replace("$DATABASE", url),
+            source=_SOURCES[recipe.source].format(library=library),
         )
         (root / "embedmigrate.toml").write_text(configured + recipe.models, "utf-8")
         command.init(Path("migrations"), root=root)
@@ -109,12 +124,7 @@ class Subject:
 
     def _fill(self, recipe: Recipe) -> None:
         if recipe.source == "sql":
-            with closing(sqlite3.connect(self.root / "library.db")) as library, library:
-                library.execute("PRAGMA journal_mode = WAL")
-                library.execute(
-                    "CREATE TABLE documents "
-                    "(id TEXT PRIMARY KEY, title TEXT, text TEXT, topic TEXT)"
-                )
+            self._make_table()
         with self.writer(0, recipe.seed) as anchors:
             anchors.insert(ANCHORS)
         for number in range(1, recipe.writers + 1):
@@ -122,11 +132,41 @@ class Subject:
             with self.writer(number, recipe.seed) as writer:
                 writer.insert(share)
 
+    def _make_table(self) -> None:
+        table = "CREATE TABLE documents (id TEXT PRIMARY KEY, title TEXT, text TEXT, topic TEXT)"
+        if self.database is not None:
+            import psycopg
+
+            with psycopg.connect(self.database, autocommit=True) as server:
+                server.execute(table)
+            return
+        with closing(sqlite3.connect(self.root / "library.db")) as library, library:
+            library.execute("PRAGMA journal_mode = WAL")
+            library.execute(table)
+
+    @property
+    def database(self) -> str | None:
+        """The URL of its database on a server; None where everything is a file."""
+        path = self.root / _DATABASE
+        return path.read_text("utf-8") if path.exists() else None
+
     def copy(self, root: Path) -> Subject:
-        """The same project in another folder."""
-        return Subject(Path(shutil.copytree(self.root, root)))
+        """The same project in another folder, with a copy of its database."""
+        other = Subject(Path(shutil.copytree(self.root, root)))
+        if self.database is not None:
+            from embedmigrate.testing import database
+
+            url = database.copy(self.database)
+            configured = (root / "embedmigrate.toml").read_text("utf-8")
+            (root / "embedmigrate.toml").write_text(configured.replace(self.database, url), "utf-8")
+            (root / _DATABASE).write_text(url, "utf-8")
+        return other
 
     def remove(self) -> None:
+        if self.database is not None:
+            from embedmigrate.testing import database
+
+            database.drop(self.database)
         shutil.rmtree(self.root, ignore_errors=True)
 
     @property
@@ -177,8 +217,11 @@ class Subject:
 
     def let_grace_pass(self) -> None:
         """Make every retained index look as if it had been retained for a year."""
-        with closing(sqlite3.connect(self.root / "catalog.db", timeout=30)) as catalog, catalog:
-            catalog.execute("UPDATE embedmigrate_index SET retained_at = retained_at - 31536000")
+        from embedmigrate.catalog import Catalog, schema
+
+        with Catalog(self.settings.catalog_url) as catalog, catalog.write() as connection:
+            long_ago = schema.index.c.retained_at - 31_536_000
+            connection.execute(schema.index.update().values(retained_at=long_ago))
 
     def moments(self) -> list[tuple[str, float]]:
         """What was noted by events, with the monotonic clock, in order."""
