@@ -2,6 +2,7 @@
 
     python -m benchmarks.faults                            everything, about half an hour
     python -m benchmarks.faults --forms points kills       some of it
+    python -m benchmarks.faults --server own --store pgvector    on a PostgreSQL server of its own
     python -m benchmarks.faults --seeds 1 --kills 20 --races 50 --changes 400 --switches 20
 
 Every finished case is a line of JSON in the log (`--log`); called again it goes on where it was
@@ -22,34 +23,49 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedmigrate.testing import Case, CrashPoint, Harness
+from embedmigrate.testing.cuts import HOW
+
+if TYPE_CHECKING:
+    from tests.postgres_server import PostgresServer
 
 FORMS = ("points", "kills", "races", "sleepers", "late", "changes", "switches", "controls")
+ON_A_SERVER = (*FORMS, "cuts", "restarts", "server kills")
+_STORES = {
+    "faiss": '{ kind = "faiss", path = "indexes" }',
+    "pgvector": '{ kind = "pgvector", url = "$DATABASE" }',
+}
 _SWITCHES_A_CASE = 100
 _BETWEEN = CrashPoint("between", "writer.write", "before", "upgrade", "counted, not stored", 4)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
+    parser.add_argument("--forms", nargs="+", choices=ON_A_SERVER)
     parser.add_argument("--seeds", type=int, default=5, help="of each crash point")
     parser.add_argument("--kills", type=int, default=500, help="at random moments")
     parser.add_argument("--races", type=int, default=1000)
     parser.add_argument("--writers", type=int, default=8)
     parser.add_argument("--changes", type=int, default=100_000)
     parser.add_argument("--switches", type=int, default=2000, help="cut-overs and rollbacks")
-    parser.add_argument("--store", default='{ kind = "faiss", path = "indexes" }')
+    parser.add_argument("--store", default="faiss", help="faiss, pgvector, or a TOML table")
+    parser.add_argument("--server", help="URL of a PostgreSQL server, or `own`: one is started")
+    parser.add_argument("--server-kills", type=int, default=20)
     parser.add_argument("--log", type=Path, default=Path("faults.jsonl"))
     parser.add_argument("--folder", type=Path, help="where the projects are made")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=options.folder or _fast()))
     log = Log(options.log)
+    options.store = _STORES.get(options.store, options.store)
+    options.own = _server() if options.server == "own" else None
+    if options.own is not None:
+        options.server = options.own.url()
     try:
-        harness = Harness(folder, store=options.store)
+        harness = Harness(folder, store=options.store, server=options.server)
         log.begin(harness.facts())
-        for form in options.forms:
+        for form in options.forms or (ON_A_SERVER if options.own else FORMS):
             for case in _CASES[form](harness, log, options):
                 log.add(case)
                 verdict = "BAD" if is_bad(case) else "ok "
@@ -57,10 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         if not log.bad():
             shutil.rmtree(folder, ignore_errors=True)
+        if options.own is not None:
+            options.own.close()
     print("\n".join(["", *log.table(), "", *log.said()]))
     if bad := log.bad():
         print(f"\n{len(bad)} cases are not as they must be; their projects are in {folder}")
     sys.exit(1 if bad else 0)
+
+
+def _server() -> PostgresServer:
+    from tests.postgres_server import PostgresServer
+
+    return PostgresServer()
 
 
 def _fast() -> str | None:
@@ -206,6 +230,40 @@ def _switches(harness: Harness, log: Log, options: _Options) -> Iterator[Case]:
         left, seed = left - _SWITCHES_A_CASE, seed + 1
 
 
+def _cuts(harness: Harness, log: Log, options: _Options) -> Iterator[Case]:
+    for commit in range(1, harness.commits + 1):
+        for how in HOW:
+            if not log.has("cuts", f"{how} at commit {commit}", 0):
+                yield harness.cut(commit, how)
+
+
+def _restarts(harness: Harness, log: Log, options: _Options) -> Iterator[Case]:
+    yield from _disturbed(harness, log, options, "restarts", options.own.stop)
+
+
+def _server_kills(harness: Harness, log: Log, options: _Options) -> Iterator[Case]:
+    yield from _disturbed(harness, log, options, "server kills", options.own.kill)
+
+
+def _disturbed(
+    harness: Harness, log: Log, options: _Options, form: str, end: Callable[[], None]
+) -> Iterator[Case]:
+    """Until the server went away so many times while a command ran."""
+
+    def disturb() -> None:
+        end()
+        time.sleep(0.3)
+        options.own.start()
+
+    done = log.of(form)
+    hit, seed = sum(case.kills for case in done), len(done)
+    while hit < options.server_kills:
+        case = harness.interrupt(disturb, seed)
+        case.form = form
+        hit, seed = hit + case.kills, seed + 1
+        yield case
+
+
 def _controls(harness: Harness, log: Log, options: _Options) -> Iterator[Case]:
     tries: dict[str, tuple[tuple[str, ...], Callable[[Harness], Case]]] = {
         "a checkpoint before its write": (
@@ -228,7 +286,13 @@ def _controls(harness: Harness, log: Log, options: _Options) -> Iterator[Case]:
             with tempfile.TemporaryDirectory(prefix="control-") as folder:
                 protections = [f"tests.faults.off:{protection}" for protection in off]
                 points = (*harness.points, _BETWEEN)
-                broken = Harness(Path(folder) / str(number), off=protections, points=points)
+                broken = Harness(
+                    Path(folder) / str(number),
+                    store=options.store,
+                    server=options.server,
+                    off=protections,
+                    points=points,
+                )
                 case = run(broken)
             case.form, case.name, case.seed = "controls", name, 0
             yield case
@@ -243,6 +307,9 @@ _CASES: dict[str, _Cases] = {
     "changes": _changes,
     "switches": _switches,
     "controls": _controls,
+    "cuts": _cuts,
+    "restarts": _restarts,
+    "server kills": _server_kills,
 }
 
 

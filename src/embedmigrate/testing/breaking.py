@@ -41,11 +41,12 @@ class Event:
     kill, stop: the process gets SIGKILL or SIGSTOP. change: so many changes of the source are made
     by writer ``value``. hold: waits until others have acknowledged ``value`` more changes. gate:
     waits until a file ``value`` is there. note: the moment is noted as ``value``. fail: raises
-    ``OSError`` of that number. sleep: for so many seconds.
+    ``OSError`` of that number. sleep: for so many seconds. cut: the server ends every session on
+    the project's database. lose: that too, and the answer that was under way is lost.
     """
 
     at: str
-    do: Literal["kill", "stop", "change", "hold", "gate", "note", "fail", "sleep"]
+    do: Literal["kill", "stop", "change", "hold", "gate", "note", "fail", "sleep", "cut", "lose"]
     when: When = "before"
     call: int = 1
     value: Any = None
@@ -250,6 +251,24 @@ def _sleep(_root: Path, value: float) -> None:
     time.sleep(value)
 
 
+def _cut(root: Path, _value: None) -> None:
+    from embedmigrate.testing import database
+    from embedmigrate.testing.subject import Subject
+
+    url = Subject(root).database
+    assert url is not None, "a project on a server"
+    database.cut(url)
+
+
+def _lose(root: Path, value: None) -> None:
+    import psycopg
+    from sqlalchemy.exc import OperationalError
+
+    _cut(root, value)
+    lost = psycopg.OperationalError("the answer was lost")
+    raise OperationalError("COMMIT", None, lost, connection_invalidated=True)
+
+
 _DEEDS: Mapping[str, Callable[[Path, Any], None]] = {
     "kill": _kill,
     "stop": _stop,
@@ -259,4 +278,6 @@ _DEEDS: Mapping[str, Callable[[Path, Any], None]] = {
     "note": _note,
     "fail": _fail,
     "sleep": _sleep,
+    "cut": _cut,
+    "lose": _lose,
 }

@@ -30,9 +30,17 @@ def copy(url: str) -> str:
     other = _another(url)
     with _server_of(url) as server:
         _disconnect(server, url)
-        made = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        # A copy through the log holds what sequences have handed out and not what they have logged
+        # ahead; after a crash, that copy would hand it out again.
+        made = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
         server.execute(made.format(sql.Identifier(_name(other)), sql.Identifier(_name(url))))
     return other
+
+
+def cut(url: str) -> None:
+    """End every session on the database, as a network or an administrator may."""
+    with _server_of(url) as server:
+        _disconnect(server, url)
 
 
 def drop(url: str) -> None:

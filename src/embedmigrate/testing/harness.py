@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from embedmigrate.testing.cases import Case, Ground
 from embedmigrate.testing.crashes import Crashes, RandomKills, lives
+from embedmigrate.testing.cuts import Cuts, How
 from embedmigrate.testing.moving import Changes, Switches
 from embedmigrate.testing.points import POINTS, CrashPoint
 from embedmigrate.testing.processes import Ended
@@ -68,7 +69,7 @@ class Harness:
         ground = Ground(folder, recipe, tuple(off), tolerance)
         self._crashes, self._kills = Crashes(ground, self.points), RandomKills(ground)
         self._races, self._changes = Races(ground), Changes(ground)
-        self._switches = Switches(ground)
+        self._switches, self._cuts = Switches(ground), Cuts(ground)
 
     def point(self, name: str) -> CrashPoint:
         """The crash point of that name; ``KeyError``."""
@@ -157,6 +158,31 @@ class Harness:
         """Cut over and roll back by turns, under readers that check every answer and a writer."""
         with _told(Case("switches", f"{switches} switches", seed)) as tried:
             tried.append(self._switches.switch(switches, seed=seed))
+        return tried[-1]
+
+    @property
+    def commits(self) -> int:
+        """How many writes to the catalog an upgrade commits; for ``cut``, on a server."""
+        return self._cuts.commits
+
+    def cut(self, commit: int, how: How, seed: int = 0) -> Case:
+        """End every session on the project's database at a commit, counted from 1.
+
+        ``how`` is ``"cut"``, before the commit reaches the server, or ``"lose"``: it is committed,
+        and the answer is lost. The command goes on or ends with 75.
+        """
+        with _told(Case("cuts", f"{how} at commit {commit}", seed)) as tried:
+            tried.append(self._cuts.cut(commit, how, seed))
+        return tried[-1]
+
+    def interrupt(self, disturb: Callable[[], None], seed: int = 0) -> Case:
+        """Call ``disturb`` at a random moment of an upgrade: it may restart or kill the server.
+
+        The command goes on or ends with 75, and the end is as it must be. ``kills`` of the case is
+        0 when it was over before.
+        """
+        with _told(Case("interruptions", f"moment {seed}", seed)) as tried:
+            tried.append(self._cuts.interrupt(disturb, seed))
         return tried[-1]
 
     def _found(self, point: CrashPoint | str) -> CrashPoint:
