@@ -85,7 +85,7 @@ class PgvectorStore:
 
         self.factory = str(config.factory())
         self._config = config
-        self._database = Database(config.url.get_secret_value(), config.schema)
+        self._database = Database(config.database, config.schema)
 
     def create(self, manifest: IndexManifest) -> None:
         """Make an empty index, and the schema if it is missing.
@@ -140,10 +140,11 @@ class PgvectorStore:
 
     def offer(self, connection: Any) -> None:
         from embedmigrate.stores.pgvector.published import offer
+        from embedmigrate.stores.pgvector.layout import Layout
         from embedmigrate.stores.pgvector.tables import make_common
 
         with postgres.translated(self._database.place):
-            make_common(self._database, connection)
+            make_common(Layout(self._database, ""), connection)
             offer(self._database, connection, [self._config.schema])
 
     def publish(self, connection: Any, collection: str, index: str | None) -> None:
