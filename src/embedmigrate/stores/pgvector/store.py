@@ -139,8 +139,8 @@ class PgvectorStore:
         drop(self._database, index)
 
     def offer(self, connection: Any) -> None:
-        from embedmigrate.stores.pgvector.published import offer
         from embedmigrate.stores.pgvector.layout import Layout
+        from embedmigrate.stores.pgvector.published import offer
         from embedmigrate.stores.pgvector.tables import make_common
 
         with postgres.translated(self._database.place):
