@@ -1,11 +1,13 @@
 """Making something happen at a function, in this process: the code that is tested knows of nothing.
 
-A place is ``package.module:Class.function``, named where it is called; or ``writer.NAME`` and
-``store.NAME``, a method of whichever store is configured. A place that does not exist is an error.
+A place is ``package.module:Class.function``, named where it is called; or ``writer.NAME``,
+``store.NAME`` and ``capture.NAME``, a method of whichever is configured. A place that does not
+exist is an error.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -98,10 +100,13 @@ def wrap(at: str, wrapper: Wrapper) -> None:
         return
     maker, making = find(_OF_STORES[kind][0])
     make: Function = getattr(maker, making)
+    mark = f"_broken_{next(_numbers)}"
 
     def made(*args: Any, **kwargs: Any) -> Any:
         part = make(*args, **kwargs)
-        setattr(part, name, wrapper(getattr(part, name)))
+        if not hasattr(part, mark):  # some are made once, and given out again
+            setattr(part, mark, True)
+            setattr(part, name, wrapper(getattr(part, name)))
         return part
 
     setattr(maker, making, made)
@@ -131,8 +136,13 @@ def find(at: str) -> tuple[Any, str]:
 _OF_STORES = {
     "writer": ("embedmigrate.engine.job:Job.writer", "embedmigrate.stores.base:IndexWriter"),
     "store": ("embedmigrate.config:Settings.open_store", "embedmigrate.stores.base:Store"),
+    "capture": (
+        "embedmigrate.sources.sql:SqlSource.recording",
+        "embedmigrate.sources.capture:SqliteCapture",
+    ),
 }
-"""Who makes the part, and the Protocol that says what it has."""
+"""Who makes the part, and what says which methods it has."""
+_numbers = itertools.count()
 
 
 def write_late() -> None:

@@ -127,7 +127,6 @@ _CATALOG = "embedmigrate.catalog"
 _COMMAND = "embedmigrate.command"
 _ENGINE = "embedmigrate.engine"
 _FAISS = "embedmigrate.stores.faiss"
-_CAPTURE = "embedmigrate.sources.capture:SqliteCapture"
 _PREPARE = f"{_ENGINE}.prepare:_Preparation"
 
 _Line = tuple[str, str, When, str] | tuple[str, str, When, str, int]
@@ -246,13 +245,13 @@ _OTHERS: dict[str, tuple[_Line, ...]] = {
     "sync by triggers": (
         (
             "triggers' record to forget",
-            "embedmigrate.sources.capture:SqliteCapture.forget",
+            "capture.forget",
             "before",
             "in the journal and in the source",
         ),
         (
             "triggers' record forgotten",
-            "embedmigrate.sources.capture:SqliteCapture.forget",
+            "capture.forget",
             "after",
             "in the journal alone",
         ),
@@ -264,13 +263,13 @@ _OTHERS: dict[str, tuple[_Line, ...]] = {
         ("container dropped", "store.drop", "after", "the lock is held"),
     ),
     "capture install": (
-        ("triggers wanted", f"{_CAPTURE}.install", "before", "nothing is recorded"),
-        ("triggers to make", f"{_CAPTURE}._change", "before", "the statements are known"),
-        ("triggers made", f"{_CAPTURE}.install", "after", "recorded, and nobody reads it"),
+        ("triggers wanted", "capture.install", "before", "nothing is recorded"),
+        ("triggers to make", "capture._change", "before", "the statements are known"),
+        ("triggers made", "capture.install", "after", "recorded, and nobody reads it"),
     ),
     "capture remove": (
-        ("triggers to remove", f"{_CAPTURE}._change", "before", "recording"),
-        ("triggers removed", f"{_CAPTURE}.remove", "after", "nothing records"),
+        ("triggers to remove", "capture._change", "before", "recording"),
+        ("triggers removed", "capture.remove", "after", "nothing records"),
     ),
 }
 _OF_FAISS: tuple[_Line, ...] = (

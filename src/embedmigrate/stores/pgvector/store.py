@@ -144,7 +144,7 @@ class PgvectorStore:
         from embedmigrate.stores.pgvector.tables import make_common
 
         with postgres.translated(self._database.place):
-            make_common(Layout(self._database, ""), connection)
+            make_common(Layout(self._database, "any"), connection)
             offer(self._database, connection, [self._config.schema])
 
     def publish(self, connection: Any, collection: str, index: str | None) -> None:
