@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import signal
 import sqlite3
@@ -238,6 +239,46 @@ def test_nothing_live_is_said(workspace: Workspace) -> None:
 def test_a_file_is_compared(migrated: Workspace) -> None:
     migrated.write_corpus(documents(40)[1:])
     assert sync(migrated)["deleted"] == 1
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+def test_a_file_that_is_replaced_within_a_round_is_read_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    told = ARTICLES.replace("also_accept", 'changes = "application"\nalso_accept')
+    told = told.replace("corpus.jsonl", name)
+    workspace = Workspace.make(tmp_path / "project", collections=told)
+    workspace.edit_config('"sqlite:///catalog.db"', '"sqlite:///catalog.db"\nbatch_size = 1')
+
+    def write(corpus: list[dict[str, str]]) -> None:
+        workspace.write_corpus(corpus)
+        if name.endswith(".gz"):
+            packed = gzip.compress((workspace.root / "corpus.jsonl").read_bytes())
+            (workspace.root / "corpus.new").write_bytes(packed)
+            (workspace.root / "corpus.new").replace(workspace.root / name)
+
+    write(documents(5))
+    workspace.revision("wordllama")
+    workspace.upgrade()
+    first, *rest = documents(5)
+    corpus = [*rest, first | {"text": "whales"}]
+    write(corpus)
+    apply, pages = following._apply, []
+
+    with Collection.open("articles", workspace.settings) as articles:
+
+        def then_another_is_added(*args: Any) -> Any:
+            done = apply(*args)
+            pages.append(args)
+            if len(pages) == 1:
+                write([*corpus, documents(6)[5] | {"_id": "new"}])
+                articles.changed(["new"])
+            return done
+
+        monkeypatch.setattr(following, "_apply", then_another_is_added)
+        articles.changed([first["_id"]])
+        assert sync(workspace)["written"] == 2
+    assert len(pages) == 2 and holds(workspace)
 
 
 # -- the model ---------------------------------------------------------------------------------
