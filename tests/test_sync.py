@@ -513,6 +513,20 @@ def test_the_worker_follows_the_others_while_one_cannot_be_followed(two: Library
     assert two.status("articles")["live"]["documents"] == 40
 
 
+def test_the_worker_follows_a_collection_that_goes_live_later(tmp_path: Path) -> None:
+    other = COLLECTION.replace("collections.articles", "collections.zines")
+    library = Library.of(tmp_path / "project", collections=COLLECTION + other)
+    for name in ("articles", "zines"):
+        command.capture_install(library.settings, name)
+    library.revision("wordllama", "first of articles")
+    library.upgrade()
+    with the_worker(library):
+        library.revision("wordllama", "first of zines", collection="zines")
+        library.upgrade()
+        library.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+        wait_for(lambda: library.status("zines")["live"]["documents"], (39).__eq__)
+
+
 def test_the_gravest_of_several_errors_counts(
     two: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:

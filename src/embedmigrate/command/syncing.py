@@ -96,7 +96,9 @@ def follow(
     with Project(
         settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
     ) as project:
-        followers = [_Follower(name, every, compare_every) for name in _names(project, collections)]
+        names = _names(project, collections)  # unless they are named, others may go live later
+        names = names if collections else sorted(settings.collections)
+        followers = [_Follower(name, every, compare_every) for name in names]
         while True:
             project.stop.check()
             for follower in followers:
@@ -207,6 +209,9 @@ class _Follower:
     def _look(self, job: Job) -> bool:
         """One round if there is something to do; whether there is more."""
         index, at = self._compared or (None, 0.0)
+        with job.catalog.read() as connection:
+            if routes.get(connection, self.collection).live_index is None:
+                return False
         overdue = index is None or time.monotonic() - at >= self.compare_every
         if not overdue and not has_work(job):
             return False
