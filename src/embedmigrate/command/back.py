@@ -76,7 +76,7 @@ def downgrade(
         downgrades = _plan(project, steps)
         moving = {plan.collection for plan in downgrades}
         unsettled = project.unsettled() - moving
-        with project.locked(moving | unsettled) as leases:
+        with project.locked_for_a_person(moving | unsettled) as leases:
             if project.applied_heads() != heads or _plan(project, steps) != downgrades:
                 raise LockHeld(
                     "something else moved while the locks were taken",
@@ -139,7 +139,7 @@ def rollback(
             )
         switches = block[0].superseded_by is None
         plan = Downgrade(collection, tuple(block), switches, block[0].previous_index)
-        with project.locked([collection]) as runners:
+        with project.locked_for_a_person([collection]) as runners:
             plans = _make_targets_ready(project, [plan], runners, now=now, rebuild=rebuild)
             why = _reason(reason, now=now)
             with _caught_up(project, plans, [collection], runners, now=now) as followers:
@@ -428,7 +428,7 @@ def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:
         return None
     if applied and applied[0].superseded_by is not None:  # rows of its block are still there
         return None
-    with project.locked([collection]), project.following([collection]) as followers:
+    with project.locked_for_a_person([collection]), project.following([collection]) as followers:
         project.settle(collection, followers[collection])
     if collection in project.unsettled():  # its model is gone, so it cannot be settled: go on
         return None
