@@ -82,6 +82,51 @@ def test_every_kind_of_change_is_recorded(
     assert set(recorded(library)) == wanted
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE articles SET id = 'DOC-000001' WHERE id = 'doc-000001'",
+        "REPLACE INTO articles (id, title) VALUES ('DOC-000001', 'n')",
+        "UPDATE OR REPLACE articles SET id = 'DOC-000001' WHERE id = 'doc-000001'",
+    ],
+)
+def test_ids_that_a_collation_holds_for_the_same_are_two(library: Library, statement: str) -> None:
+    library.sql("ALTER TABLE articles RENAME TO before")
+    library.sql("CREATE TABLE articles (id TEXT PRIMARY KEY COLLATE NOCASE, title, text, topic)")
+    library.sql("INSERT INTO articles SELECT id, title, text, topic FROM before")
+    command.capture_install(library.settings, "articles")
+    library.sql(statement)
+    assert set(recorded(library)) == {("doc-000001", "deleted"), ("DOC-000001", "changed")}
+
+
+@pytest.mark.parametrize(
+    ("index", "statement"),
+    [
+        (
+            "slug COLLATE NOCASE",
+            "REPLACE INTO articles (id, slug) VALUES ('new', 'SLUG OF doc-000001')",
+        ),
+        ("id COLLATE NOCASE", "REPLACE INTO articles (id, title) VALUES ('DOC-000001', 'n')"),
+    ],
+)
+def test_a_unique_index_has_a_say_in_what_is_the_same(
+    library: Library, index: str, statement: str
+) -> None:
+    library.sql(f"CREATE UNIQUE INDEX other_rules ON articles ({index})")
+    command.capture_install(library.settings, "articles")
+    library.sql(statement)
+    assert ("doc-000001", "deleted") in recorded(library)
+    assert library.sql("SELECT count(*) FROM articles WHERE id = 'doc-000001'") == [(0,)]
+
+
+def test_two_collections_of_one_table_may_have_like_names(tmp_path: Path) -> None:
+    like = COLLECTION.replace("collections.articles", "collections.articles_updated")
+    library = Library.of(tmp_path / "project", 6, collections=COLLECTION + like)
+    names = ("articles", "articles_updated")
+    assert [command.capture_install(library.settings, it)["changed"] for it in names] == [True] * 2
+    assert [command.capture_install(library.settings, it)["changed"] for it in names] == [False] * 2
+
+
 def test_a_transaction_that_is_rolled_back_leaves_no_record(library: Library) -> None:
     command.capture_install(library.settings, "articles")
     with closing(sqlite3.connect(library.root / "library.db")) as connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 
 from embedmigrate import command
 from embedmigrate.catalog import Catalog, journal, requests, routes, runs
-from embedmigrate.command import forward
+from embedmigrate.command import controlling, forward
+from embedmigrate.command.project import Project
 from embedmigrate.config import load_settings
 from embedmigrate.engine import control, prepare
 from embedmigrate.engine.embedding import EmbeddedBatch, embed_documents
@@ -268,6 +269,32 @@ def test_a_cancel_that_no_runner_saw_comes_before_again(
 
     assert done["live"]
     assert "cancelled" in [kind for kind, _ in events(moving)]
+
+
+@pytest.mark.parametrize("what", ["rollback", "contract"])
+def test_a_cancel_beside_what_prepares_nothing_does_not_wait_for_the_next_upgrade(
+    moving: Workspace, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    moving.upgrade()
+    moving.let_grace_pass()
+    monkeypatch.setattr(controlling, "PATIENCE_SECONDS", 0.1)
+    locked = Project.locked
+
+    @contextmanager
+    def asked_within(project: Project, collections: Any) -> Any:
+        with locked(project, collections) as leases:
+            with monkeypatch.context() as patch:
+                patch.setattr(Project, "locked", locked)
+                command.cancel(moving.settings, "articles", reason="stop that")
+            yield leases
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Project, "locked", asked_within)
+        getattr(command, what)(moving.settings, "articles")
+    assert moving.status()["request"] is None
+    if what == "contract":
+        moving.revision("fake-a", "back to the first")
+        assert moving.upgrade()[0]["live"]
 
 
 # -- what nobody is going to finish -----------------------------------------------------------

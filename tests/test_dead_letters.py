@@ -271,6 +271,14 @@ def test_more_than_the_script_allows_after_it_was_ready_stop_the_cut_over(projec
     assert project.live() == "fake-b"
 
 
+def test_a_shadow_that_is_given_up_takes_its_dead_letters_along(project: Faulty) -> None:
+    with pytest.raises(DeadLetters):
+        project.upgrade()
+    assert set(letters(project)) == set(POISONED)
+    command.cancel(project.settings, "articles", reason="another model", drop=True)
+    assert letters(project) == {}
+
+
 def test_lists_belong_to_their_index(project: Faulty) -> None:
     live_again(project)
     command.rollback(project.settings, "articles")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import signal
 import sqlite3
 import threading
-from contextlib import closing, suppress
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,17 @@ from embedmigrate.command import back
 from embedmigrate.command.project import Project
 from embedmigrate.embedders.static import StaticEmbedder
 from embedmigrate.engine import follow as following
+from embedmigrate.engine.job import StopSignal
+from embedmigrate.engine.settle import catch_up
 from embedmigrate.errors import (
     Behind,
     Drifted,
+    DuplicateId,
     FencedOut,
     IndexGone,
     Irreversible,
     LockHeld,
+    Stopped,
     UsageError,
 )
 from tests.command_line import run
@@ -234,6 +241,46 @@ def test_a_file_is_compared(migrated: Workspace) -> None:
     assert sync(migrated)["deleted"] == 1
 
 
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+def test_a_file_that_is_replaced_within_a_round_is_read_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    told = ARTICLES.replace("also_accept", 'changes = "application"\nalso_accept')
+    told = told.replace("corpus.jsonl", name)
+    workspace = Workspace.make(tmp_path / "project", collections=told)
+    workspace.edit_config('"sqlite:///catalog.db"', '"sqlite:///catalog.db"\nbatch_size = 1')
+
+    def write(corpus: list[dict[str, str]]) -> None:
+        workspace.write_corpus(corpus)
+        if name.endswith(".gz"):
+            packed = gzip.compress((workspace.root / "corpus.jsonl").read_bytes())
+            (workspace.root / "corpus.new").write_bytes(packed)
+            (workspace.root / "corpus.new").replace(workspace.root / name)
+
+    write(documents(5))
+    workspace.revision("wordllama")
+    workspace.upgrade()
+    first, *rest = documents(5)
+    corpus = [*rest, first | {"text": "whales"}]
+    write(corpus)
+    apply, pages = following._apply, []
+
+    with Collection.open("articles", workspace.settings) as articles:
+
+        def then_another_is_added(*args: Any) -> Any:
+            done = apply(*args)
+            pages.append(args)
+            if len(pages) == 1:
+                write([*corpus, documents(6)[5] | {"_id": "new"}])
+                articles.changed(["new"])
+            return done
+
+        monkeypatch.setattr(following, "_apply", then_another_is_added)
+        articles.changed([first["_id"]])
+        assert sync(workspace)["written"] == 2
+    assert len(pages) == 2 and holds(workspace)
+
+
 # -- the model ---------------------------------------------------------------------------------
 
 
@@ -371,6 +418,144 @@ def test_an_index_that_lags_too_far_is_compared(
     assert holds(library)
 
 
+def end_each_round_after_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = following._apply
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.02)
+        return apply(*args)
+
+    monkeypatch.setattr(following, "_apply", slowly)
+    monkeypatch.setattr("embedmigrate.engine.sync.ROUND_SECONDS", 0.01)
+
+
+def test_what_is_live_has_to_see_all_of_the_journal(
+    plain: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedmigrate.engine.sync.JOURNAL_KEPT", 10)
+    plain.edit_config('"sqlite:///catalog.db"', '"sqlite:///catalog.db"\nbatch_size = 5')
+    plain.sql("UPDATE articles SET text = 'about ' || id")
+    end_each_round_after_one_page(monkeypatch)
+    assert sync(plain)["written"] == 40
+    assert holds(plain)
+
+
+def test_the_worker_compares_once_and_not_in_each_round(
+    plain: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain.edit_config('"sqlite:///catalog.db"', '"sqlite:///catalog.db"\nbatch_size = 5')
+    plain.sql("UPDATE articles SET text = 'about ' || id")
+    end_each_round_after_one_page(monkeypatch)
+    compared, note = [], following.note_differences
+
+    def counted(*args: Any) -> Any:
+        compared.append(args)
+        return note(*args)
+
+    monkeypatch.setattr(following, "note_differences", counted)
+    with the_worker(plain):
+        wait_for(lambda: len(compared), lambda it: it > 0)
+        wait_for(lambda: plain.status()["live"]["lag"]["entries"], (0).__eq__)
+    assert len(compared) == 1
+    assert holds(plain)
+
+
+@contextmanager
+def the_worker(library: Library) -> Iterator[None]:
+    """``sync --follow`` in a thread of this process."""
+    stop = StopSignal()
+
+    def work() -> None:
+        with suppress(Stopped):
+            command.follow(library.settings, every=0.05, stop=stop)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set("enough")
+        thread.join(60)
+
+
+def test_the_worker_compares_what_somebody_switched_to(plain: Library) -> None:
+    plain.revision("wordllama-64", "shorter")
+    plain.upgrade()
+    plain.sql("UPDATE articles SET text = 'whales' WHERE id = 'doc-000001'")
+    plain.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+    sync(plain)  # the journal keeps nothing that the old index could tell from
+    with the_worker(plain):
+        first = plain.status()["live"]["compared_at"]
+        wait_for(lambda: plain.status()["live"]["compared_at"], lambda it: it > first)
+        with Project(plain.settings) as project, project.following(["articles"]):
+            command.rollback(plain.settings, "articles", reason="worse", now=True)
+        with Project(plain.settings) as project:
+            wait_for(project.unsettled, (set[str]()).__eq__)
+        assert holds(plain)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Library:
+    """Two live collections of one recorded table."""
+    other = COLLECTION.replace("collections.articles", "collections.zines")
+    library = Library.of(tmp_path / "project", collections=COLLECTION + other)
+    for name in ("articles", "zines"):
+        command.capture_install(library.settings, name)
+        library.revision("wordllama", f"first of {name}", collection=name)
+    library.upgrade()
+    return library
+
+
+def test_the_worker_follows_the_others_while_one_cannot_be_followed(two: Library) -> None:
+    with Project(two.settings) as project, project.following(["articles"]), the_worker(two):
+        two.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+        wait_for(lambda: two.status("zines")["live"]["documents"], (39).__eq__)
+    assert two.status("articles")["live"]["documents"] == 40
+
+
+def test_the_worker_follows_a_collection_that_goes_live_later(tmp_path: Path) -> None:
+    other = COLLECTION.replace("collections.articles", "collections.zines")
+    library = Library.of(tmp_path / "project", collections=COLLECTION + other)
+    for name in ("articles", "zines"):
+        command.capture_install(library.settings, name)
+    library.revision("wordllama", "first of articles")
+    library.upgrade()
+    with the_worker(library):
+        library.revision("wordllama", "first of zines", collection="zines")
+        library.upgrade()
+        library.sql("DELETE FROM articles WHERE id = 'doc-000002'")
+        wait_for(lambda: library.status("zines")["live"]["documents"], (39).__eq__)
+
+
+def test_the_gravest_of_several_errors_counts(
+    two: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedmigrate.command import syncing
+
+    monkeypatch.setattr(syncing, "PATIENCE", 0.1)
+    embed_documents = StaticEmbedder.embed_documents
+    monkeypatch.setattr(
+        StaticEmbedder, "embed_documents", lambda self, texts: -embed_documents(self, texts)
+    )
+    two.sql("UPDATE articles SET text = 'whales' WHERE id = 'doc-000001'")
+    with (
+        Project(two.settings) as project,
+        project.following(["articles"]),
+        pytest.raises(Drifted) as failed,
+    ):
+        command.sync(two.settings)
+    assert failed.value.result is not None
+    assert [set(it) for it in failed.value.result["collections"]] == [{"collection", "error"}] * 2
+
+
+def test_what_nobody_has_taken_in_counts_as_lag(library: Library) -> None:
+    sync(library)
+    library.sql("UPDATE articles SET text = 'whales' WHERE id = 'doc-000001'")
+    assert library.status()["live"]["lag"]["entries"] == 1
+    sync(library)
+    assert library.status()["live"]["lag"]["entries"] == 0
+
+
 def test_a_deleted_document_leaves_the_retained_index_at_once(library: Library) -> None:
     library.revision("wordllama-64", "shorter")
     library.upgrade()
@@ -379,14 +564,108 @@ def test_a_deleted_document_leaves_the_retained_index_at_once(library: Library) 
     sync(library)
     library.edit_config('package = "wordllama"', 'package = "gone"')
 
-    def kept() -> set[str]:
-        with closing(library.settings.open_store("articles").reader("articles-0001")) as reader:
-            return {state.id for state in reader.states()}
-
-    ids = kept()
+    ids = kept_in(library)
     assert "doc-000003" not in ids and "doc-000001" in ids and len(ids) == 39
     command.rollback(library.settings, "articles", reason="worse", now=True)
-    assert kept() == ids
+    assert kept_in(library) == ids
+
+
+def kept_in(library: Library, index: str = "articles-0001") -> set[str]:
+    """The documents that an index holds."""
+    with closing(library.settings.open_store("articles").reader(index)) as reader:
+        return {state.id for state in reader.states()}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE articles SET topic = 'withdrawn' WHERE id = 'doc-000003'",
+        "UPDATE articles SET title = '', text = NULL WHERE id = 'doc-000003'",
+    ],
+    ids=["no longer among those chosen", "emptied"],
+)
+def test_a_document_that_is_withdrawn_leaves_the_retained_index_at_once(
+    tmp_path: Path, statement: str
+) -> None:
+    chosen = COLLECTION + "where = \"topic <> 'withdrawn'\"\n"
+    library = Library.of(tmp_path / "project", collections=chosen)
+    command.capture_install(library.settings, "articles")
+    for model in ("wordllama", "wordllama-64"):
+        library.revision(model)
+        library.upgrade()
+    library.sql(statement)
+    assert sync(library)["deleted"] == 1
+    assert len(kept_in(library)) == 39 and "doc-000003" not in kept_in(library)
+
+
+def test_a_document_that_is_withdrawn_behind_the_end_of_a_round_leaves_it_later(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.edit_config('"sqlite:///catalog.db"', '"sqlite:///catalog.db"\nbatch_size = 1')
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    end_each_round_after_one_page(monkeypatch)
+    library.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    library.sql("UPDATE articles SET title = '', text = '' WHERE id = 'doc-000004'")
+    library.sql("DELETE FROM articles WHERE id = 'doc-000005'")
+    assert sync(library)["deleted"] == 3
+    assert kept_in(library) == kept_in(library, "articles-0002")
+
+
+@pytest.fixture
+def narrowed(tmp_path: Path) -> Library:
+    """What is live reads another column than what is retained, and the old column is dropped."""
+    library = Library.of(tmp_path / "project")
+    library.sql("ALTER TABLE articles ADD COLUMN summary TEXT DEFAULT 'in short'")
+    command.capture_install(library.settings, "articles")
+    library.revision("wordllama", "first index")
+    library.upgrade()
+    library.edit_config('text = ["title", "text"]', 'text = ["title", "summary"]')
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    library.sql("ALTER TABLE articles DROP COLUMN text")
+    library.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    return library
+
+
+def test_an_old_recipe_that_the_source_no_longer_fits_stops_nobody(narrowed: Library) -> None:
+    assert sync(narrowed)["deleted"] == 1
+    assert "doc-000003" not in kept_in(narrowed) and len(kept_in(narrowed)) == 39
+
+
+def test_going_back_at_once_needs_no_source_that_fits_the_old_recipe(narrowed: Library) -> None:
+    with Project(narrowed.settings) as project, project.locked(["articles"]):
+        sync(narrowed)  # beside a runner, so that the old index is left to it
+    assert "doc-000003" in kept_in(narrowed)
+    command.rollback(narrowed.settings, "articles", reason="worse", now=True)
+    assert narrowed.live() == "wordllama"
+    assert "doc-000003" not in kept_in(narrowed) and len(kept_in(narrowed)) == 39
+
+
+def test_going_back_at_once_needs_no_source(library: Library) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    library.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    with Project(library.settings) as project, project.locked(["articles"]):
+        sync(library)
+    (library.root / "library.db").rename(library.root / "away")
+    command.rollback(library.settings, "articles", reason="worse", now=True)
+    assert library.live() == "wordllama" and "doc-000003" not in kept_in(library)
+    (library.root / "away").rename(library.root / "library.db")
+    sync(library)
+    assert holds(library)
+
+
+def test_going_back_at_once_beside_a_follower_brings_no_document_back(library: Library) -> None:
+    library.revision("wordllama-64", "shorter")
+    library.upgrade()
+    library.sql("DELETE FROM articles WHERE id = 'doc-000003'")
+    with Project(library.settings) as project, project.following(["articles"]) as leases:
+        catch_up(project.job("articles"), leases["articles"], "articles-0002")
+        command.rollback(library.settings, "articles", reason="worse", now=True)
+    assert library.live() == "wordllama" and "doc-000003" not in kept_in(library)
+    sync(library)
+    assert holds(library)
 
 
 def test_what_comes_last_before_the_way_back_is_in_the_old_index(
@@ -535,6 +814,8 @@ def test_an_upsert_is_all_or_nothing(managed: Workspace) -> None:
     with Collection.open("articles", managed.settings) as articles:
         with pytest.raises(Exception, match="document 2 for articles"):
             articles.upsert([documents(1)[0], {"_id": None, "title": "x"}])
+        with pytest.raises(DuplicateId, match="an id for articles"):
+            articles.delete(["a", None])  # type: ignore[list-item]
         with pytest.raises(Exception, match="document 1 for articles: field 'title'"):
             articles.upsert([{"_id": "a", "title": ["a", "list"]}])
         managed.revision("wordllama", "first")

@@ -92,6 +92,16 @@ def deletes(connection: Connection, collection: str, after: int, through: int) -
     return [Entry(*row) for row in rows]
 
 
+def note_gone(connection: Connection, collection: str, seqs: Sequence[int]) -> None:
+    """Say of entries that their documents were found to be gone: those are deletes, too."""
+    if seqs:
+        connection.execute(
+            schema.journal.update()
+            .where(_journal.collection == collection, _journal.seq.in_(seqs))
+            .values(change=DELETED)
+        )
+
+
 def waiting_since(connection: Connection, collection: str, after: int) -> float | None:
     """When the oldest entry after ``after`` was entered; None when there is none."""
     at: float | None = connection.execute(

@@ -71,7 +71,7 @@ def adopt(
         with Project(settings, reporter=reporter, stop=stop, create_catalog=True) as project:
             with project.catalog.write() as connection:
                 indexes.ensure_collection(connection, collection)
-            with project.locked([collection]) as leases:
+            with project.locked_for_a_person([collection]) as leases:
                 adoption = _Adoption(project, leases[collection], spec, foreign, files)
                 proof = adoption.prove(share, confidence, max_stale, accept_gaps=accept_gaps)
                 entry = adoption.write(proof)

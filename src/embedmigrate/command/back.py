@@ -76,7 +76,7 @@ def downgrade(
         downgrades = _plan(project, steps)
         moving = {plan.collection for plan in downgrades}
         unsettled = project.unsettled() - moving
-        with project.locked(moving | unsettled) as leases:
+        with project.locked_for_a_person(moving | unsettled) as leases:
             if project.applied_heads() != heads or _plan(project, steps) != downgrades:
                 raise LockHeld(
                     "something else moved while the locks were taken",
@@ -89,7 +89,7 @@ def downgrade(
             environment = Environment(
                 settings, project.catalog, handler=handler, on_step=handler.on_step
             )
-            with _caught_up(project, plans, moving | unsettled, now=now) as followers:
+            with _caught_up(project, plans, moving | unsettled, leases, now=now) as followers:
                 with rollbacks_told(project, plans, handler.reason), script_errors():
                     alembic.command.downgrade(environment.config, target)
                 _settle(project, sorted(moving | unsettled), followers)
@@ -141,13 +141,13 @@ def rollback(
             )
         switches = block[0].superseded_by is None
         plan = Downgrade(collection, tuple(block), switches, block[0].previous_index)
-        with project.locked([collection]) as leases:
-            plans = _make_targets_ready(project, [plan], leases, now=now, rebuild=rebuild)
+        with project.locked_for_a_person([collection]) as runners:
+            plans = _make_targets_ready(project, [plan], runners, now=now, rebuild=rebuild)
             why = _reason(reason, now=now)
-            with _caught_up(project, plans, [collection], now=now) as followers:
+            with _caught_up(project, plans, [collection], runners, now=now) as followers:
                 with rollbacks_told(project, plans, why):
                     _switch_without_scripts(
-                        project, plans[0], leases[collection], base, why, now=now
+                        project, plans[0], runners[collection], base, why, now=now
                     )
                 _settle(project, [collection], followers)
         return _result(_describe(project, plans), [record.revision for record in block])
@@ -243,7 +243,12 @@ def _has_scripts(settings: Settings, block: Sequence[AppliedRecord]) -> bool:
 
 @contextmanager
 def _caught_up(
-    project: Project, plans: Sequence[Downgrade], collections: Iterable[str], *, now: bool
+    project: Project,
+    plans: Sequence[Downgrade],
+    collections: Iterable[str],
+    runners: Mapping[str, Lease],
+    *,
+    now: bool,
 ) -> Iterator[dict[str, Lease]]:
     """Bring the old indexes to where the live ones are, and keep them there until the block ends.
 
@@ -261,14 +266,14 @@ def _caught_up(
                 if not now:
                     raise
         for plan in plans:
-            if plan.target_index is None or plan.collection not in leases:
+            if plan.target_index is None:
                 continue
             with project.catalog.read() as connection:
                 if indexes.get(connection, plan.target_index).adopted:
                     continue
-            lease, job = leases[plan.collection], project.job(plan.collection)
+            lease = leases.get(plan.collection, runners[plan.collection])
             if now:
-                delete_in_retained(job, lease, beside_runner=True)
+                delete_in_retained(project.job(plan.collection), lease, beside_runner=True)
             else:
                 _catch_up(project, plan.collection, lease, plan.target_index, anew=False)
         yield leases
@@ -426,7 +431,7 @@ def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:
         return None
     if applied and applied[0].superseded_by is not None:  # rows of its block are still there
         return None
-    with project.locked([collection]), project.following([collection]) as followers:
+    with project.locked_for_a_person([collection]), project.following([collection]) as followers:
         project.settle(collection, followers[collection])
     if collection in project.unsettled():  # its model is gone, so it cannot be settled: go on
         return None

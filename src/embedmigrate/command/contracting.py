@@ -37,7 +37,7 @@ def contract(
                 known = bool(indexes.of_collection(connection, name))
             if not known:
                 continue
-            with project.locked([name]) as leases:
+            with project.locked_for_a_person([name]) as leases:
                 job, gone = project.job(name), list[str]()
                 if abandoned:
                     check_store(job, route_generation(job))

@@ -13,7 +13,12 @@ from alembic.script import ScriptDirectory
 from embedmigrate.catalog import indexes, requests, routes, runs
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import IndexRecord, IndexState, RunRecord
-from embedmigrate.command.outcome import Outcome, do_what_was_asked_before, paused
+from embedmigrate.command.outcome import (
+    Outcome,
+    do_what_was_asked_before,
+    most_severe,
+    paused,
+)
 from embedmigrate.command.project import Project, branch_targets
 from embedmigrate.command.telling import (
     ask_before_cutover,
@@ -48,9 +53,6 @@ from embedmigrate.migration.recorder import (
     refuse_forks,
 )
 from embedmigrate.migration.walk import UpgradeWalk
-
-_SEVERITY = (1, 3, 4, 5, 6, 7, 75)
-"""With several collections the first of these exit codes that occurred is the command's."""
 
 
 def upgrade(
@@ -142,7 +144,7 @@ def upgrade(
             done = [_describe(upgrade, outcome) for upgrade in upgrades]
         result = {"schema": 1, "collections": done, "applied": applied}
         if outcome.failed:
-            error = _most_severe(outcome.failed)
+            error = most_severe(outcome.failed.values())
             error.result = result if outcome.prepared or outcome.held else None
             raise error
         return result
@@ -387,10 +389,3 @@ def _describe(upgrade: Upgrade, outcome: Outcome) -> dict[str, Any]:
         "failed": 0 if latest is None else latest.failed,
         "embedded": 0 if latest is None else latest.embedded,
     }
-
-
-def _most_severe(failed: Mapping[str, EmbedMigrateError]) -> EmbedMigrateError:
-    def rank(error: EmbedMigrateError) -> int:
-        return _SEVERITY.index(error.exit_code) if error.exit_code in _SEVERITY else -1
-
-    return min(failed.values(), key=rank)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,20 @@ from embedmigrate.engine.control import comply
 from embedmigrate.engine.prepare import Change, refuse_sticky
 from embedmigrate.errors import AskedToStop, EmbedMigrateError, Stopped
 from embedmigrate.migration.plan import Upgrade
+
+_SEVERITY = (1, 3, 4, 5, 6, 7, 75)
+
+
+def most_severe(failed: Iterable[EmbedMigrateError]) -> EmbedMigrateError:
+    """Of what failed for several collections, what decides the exit code of the command.
+
+    One that is not of ``_SEVERITY``, of configuration for example, comes before all others.
+    """
+
+    def rank(error: EmbedMigrateError) -> int:
+        return _SEVERITY.index(error.exit_code) if error.exit_code in _SEVERITY else -1
+
+    return min(failed, key=rank)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
@@ -15,7 +15,7 @@ from embedmigrate.catalog.database import catalog_exists
 from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.catalog.records import IndexRecord, RunRecord
 from embedmigrate.config import Settings
-from embedmigrate.engine.control import Control
+from embedmigrate.engine.control import Control, comply
 from embedmigrate.engine.intake import TOLD
 from embedmigrate.engine.job import Job, Reporter, Silent, StopSignal
 from embedmigrate.engine.lock import held
@@ -27,6 +27,7 @@ from embedmigrate.errors import (
     ConfigError,
     DigestMismatch,
     Drifted,
+    EmbedMigrateError,
     IndexGone,
     ModelMismatch,
     UsageError,
@@ -135,6 +136,20 @@ class Project:
                 collection: stack.enter_context(held(self.job(collection)))
                 for collection in sorted(set(collections))
             }
+
+    @contextmanager
+    def locked_for_a_person(self, collections: Iterable[str]) -> Iterator[dict[str, Lease]]:
+        """The same, for what prepares nothing: a cancel that was asked meanwhile goes with it.
+
+        It would stand until the next upgrade otherwise, and cancel that.
+        """
+        with self.locked(collections) as leases:
+            try:
+                yield leases
+            finally:
+                for lease in leases.values():
+                    with suppress(EmbedMigrateError):
+                        comply(self.catalog, lease)
 
     @contextmanager
     def following(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from embedmigrate.catalog import indexes, journal, routes
 from embedmigrate.catalog.locks import Lease, Role
+from embedmigrate.command.outcome import most_severe
 from embedmigrate.command.project import Project
 from embedmigrate.command.telling import failures_told, tell_failure
 from embedmigrate.config import Settings
@@ -43,7 +44,7 @@ def sync(
     ``retry_failed`` tries documents again that could not be embedded. Raises ``Drifted`` when
     the model is not itself, ``LockHeld`` when another process is at it, ``DeadLetters`` when
     documents remain that cannot be embedded; everything else is done then. Each collection is
-    done, whatever happens to the others; the first error is raised, and its ``result`` is what
+    done, whatever happens to the others; the gravest error is raised, and its ``result`` is what
     would have been returned.
     """
     with Project(
@@ -51,7 +52,7 @@ def sync(
     ) as project:
         names = _names(project, collections)
         entries: list[dict[str, Any]] = []
-        first: EmbedMigrateError | None = None
+        failed: list[EmbedMigrateError] = []
         for name in names:
             try:
                 with failures_told(project, name):
@@ -62,16 +63,17 @@ def sync(
                     entries.append(_through(job, anew=True if compare else None))
                     _refuse_dead_letters(job)
             except DeadLetters as error:
-                first = first or error
+                failed.append(error)
             except EmbedMigrateError as error:
                 if error.exit_code == 7:
                     raise
                 entries.append({"collection": name, "error": error.message})
-                first = first or error
+                failed.append(error)
         result = {"schema": 1, "collections": entries}
-        if first is not None:
-            first.result = result
-            raise first
+        if failed:
+            gravest = most_severe(failed)
+            gravest.result = result
+            raise gravest
         return result
 
 
@@ -88,38 +90,41 @@ def follow(
     """``sync`` for ever: a look each ``every`` seconds, until ``stop`` is set (``Stopped``).
 
     A source that does not tell of its changes is compared each ``compare_every`` seconds. What is
-    temporary is tried again, later and later; what is not, a model that drifted among it, ends it.
+    temporary is tried again, later and later, and keeps no other collection waiting; what is not, a
+    model that drifted among it, ends it.
     """
     with Project(
         settings, reporter=reporter, stop=stop, allow_mass_delete=allow_mass_delete
     ) as project:
-        names = _names(project, collections)
-        compared = dict.fromkeys(names, -compare_every)
-        pause = every
+        names = _names(project, collections)  # unless they are named, others may go live later
+        names = names if collections else sorted(settings.collections)
+        followers = [_Follower(name, every, compare_every) for name in names]
         while True:
             project.stop.check()
-            try:
-                busy = [_look_at(project, name, compared, compare_every) for name in names]
-                pause = 0.0 if any(busy) else every
-            except LockHeld:
-                pause = every
-            except Temporary as error:
-                pause = min(max(2 * pause, every), _LONGEST_PAUSE)
-                project.reporter.note(f"tried again in {pause:.0f} s: {error}")
+            for follower in followers:
+                follower.look(project)
+            pause = min(follower.due for follower in followers) - time.monotonic()
             project.stop.wait(max(pause, 0.05))  # whoever waits for the lock shall get it
 
 
 def lag_of(job: Job) -> dict[str, Any]:
-    """How far what is live is behind: entries of the journal, and since when the oldest waits."""
+    """How far what is live is behind: changes that wait, and since when the oldest one does.
+
+    Those count, too, that the source has recorded and that nobody has entered into the journal: no
+    worker may be there. Since when they wait is not recorded.
+    """
     with job.catalog.read() as connection:
-        live = routes.get(connection, job.collection).live_index
-        if live is None:
+        name = routes.get(connection, job.collection).live_index
+        if name is None:
             return {"entries": 0, "seconds": 0.0}
-        position = indexes.get(connection, live).position
+        live = indexes.get(connection, name)
         head = journal.head(connection, job.collection)
-        since = journal.waiting_since(connection, job.collection, position)
+        since = journal.waiting_since(connection, job.collection, live.position)
+    recorded = 0
+    with suppress(EmbedMigrateError), closing(job.open_source(live.spec.recipe)) as source:
+        recorded = intake.recorded(job, source)
     return {
-        "entries": head - position,
+        "entries": head - live.position + recorded,
         "seconds": 0.0 if since is None else max(0.0, time.time() - since),
     }
 
@@ -140,14 +145,14 @@ def _names(project: Project, collections: Sequence[str]) -> list[str]:
 
 def _through(job: Job, *, anew: bool | None) -> dict[str, Any]:
     """Rounds until nothing is left to do."""
-    total = Followed()
+    total, compared = Followed(), None
     while True:
         with held(job, Role.FOLLOWER, patience=PATIENCE) as lease:
-            done = sync_once(job, lease, anew=anew)
+            done = sync_once(job, lease, anew=anew, compared=compared)
         _add(total, done.followed)
         if not done.followed.more:
             return _entry(job, done, total)
-        anew = False  # what was found is in the journal
+        anew, compared = False, done.index  # what was found is in the journal
         job.stop.wait(0.2)
 
 
@@ -163,30 +168,60 @@ def _refuse_dead_letters(job: Job) -> None:
                 raise dead
 
 
-def _look_at(
-    project: Project, collection: str, compared: dict[str, float], compare_every: float
-) -> bool:
-    """``_look``; hooks hear of what ends the worker, and not of what is tried again."""
-    try:
-        return _look(project.job(collection), compared, compare_every)
-    except Exception as error:
-        if not isinstance(error, Temporary):
-            tell_failure(project, collection, error)
-        raise
+@dataclass
+class _Follower:
+    """When to look at a collection next, and when it was last compared as a whole."""
 
+    collection: str
+    every: float
+    compare_every: float
+    due: float = 0.0
+    _pause: float = 0.0
+    """After the last look, if that met something temporary."""
+    _compared: tuple[str, float] | None = None
+    """Which index, and when."""
 
-def _look(job: Job, compared: dict[str, float], compare_every: float) -> bool:
-    """One round if there is something to do; whether there was."""
-    due = time.monotonic() - compared[job.collection] >= compare_every
-    if not due and not has_work(job):
-        return False
-    with held(job, Role.FOLLOWER) as lease:
-        done = sync_once(job, lease, anew=None if due else False)
-    if due and not done.followed.more:
-        compared[job.collection] = time.monotonic()
-    if done.followed.changes:
-        job.reporter.note(f"{job.collection}: {_said(done.followed)}")
-    return done.followed.more
+    def look(self, project: Project) -> None:
+        """Look, if it is time to; what is temporary only puts off the next look."""
+        if time.monotonic() < self.due:
+            return
+        pause = self.every
+        try:
+            pause = 0.0 if self._look_at(project) else self.every
+            self._pause = 0.0
+        except LockHeld:
+            pass
+        except Temporary as error:
+            longest = max(_LONGEST_PAUSE, self.every)
+            self._pause = pause = min(2 * max(self._pause, self.every), longest)
+            project.reporter.note(f"{self.collection}: tried again in {pause:.0f} s: {error}")
+        self.due = time.monotonic() + pause
+
+    def _look_at(self, project: Project) -> bool:
+        """``_look``; hooks hear of what ends the worker, and not of what is tried again."""
+        try:
+            return self._look(project.job(self.collection))
+        except Exception as error:
+            if not isinstance(error, Temporary):
+                tell_failure(project, self.collection, error)
+            raise
+
+    def _look(self, job: Job) -> bool:
+        """One round if there is something to do; whether there is more."""
+        index, at = self._compared or (None, 0.0)
+        with job.catalog.read() as connection:
+            if routes.get(connection, self.collection).live_index is None:
+                return False
+        overdue = index is None or time.monotonic() - at >= self.compare_every
+        if not overdue and not has_work(job):
+            return False
+        with held(job, Role.FOLLOWER) as lease:
+            done = sync_once(job, lease, anew=None if overdue else False, compared=index)
+        if overdue or done.index != index:  # what was found is in the journal, applied or not
+            self._compared = done.index, time.monotonic()
+        if done.followed.changes:
+            job.reporter.note(f"{self.collection}: {_said(done.followed)}")
+        return done.followed.more
 
 
 def has_work(job: Job) -> bool:
@@ -198,6 +233,8 @@ def has_work(job: Job) -> bool:
         live = indexes.get(connection, route.live_index)
         if route.settled_generation != route.generation:
             return True
+        if live.adopted is not None:  # nobody writes to it
+            return False
         if journal.head(connection, job.collection) > live.position:
             return True
     with closing(job.open_source(live.spec.recipe)) as source:

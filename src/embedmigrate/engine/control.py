@@ -11,7 +11,16 @@ import logging
 import time
 from contextlib import suppress
 
-from embedmigrate.catalog import Catalog, events, indexes, locks, requests, routes, runs
+from embedmigrate.catalog import (
+    Catalog,
+    dead_letters,
+    events,
+    indexes,
+    locks,
+    requests,
+    routes,
+    runs,
+)
 from embedmigrate.catalog.locks import Lease
 from embedmigrate.catalog.records import UNDER_WAY, IndexRecord, IndexState, RunState
 from embedmigrate.catalog.requests import Request, Wanted
@@ -146,6 +155,8 @@ def drop_abandoned(job: Job, lease: Lease) -> list[str]:
                 routes.offer_candidate(connection, lease, None)
             indexes.move(connection, index.name, (index.state,), IndexState.DROPPED)
             in_use = index.container in indexes.containers(connection)
+            if not in_use:
+                dead_letters.forget_container(connection, index.container)
             data = {"index": index.name, "state": index.state}
             events.record(connection, "shadow_dropped", job.collection, data)
         if not in_use:

@@ -154,6 +154,7 @@ def follow(
             locks.renew(connection, lease)
             dead_letters.forget(connection, record.container, found.alive)
             dead_letters.record(connection, record.container, found.dead)
+            journal.note_gone(connection, job.collection, found.gone)
             indexes.advance(connection, index, page[-1].seq)
 
 
@@ -163,6 +164,9 @@ class _Found(NamedTuple):
     alive: list[str]
     """Documents that are no dead letters: embedded, up to date, or gone."""
     dead: list[Failed]
+    gone: list[int]
+    """Entries that speak of a change, of documents that the source does not have any more: a row
+    that left the source's ``where``, for one, or a text that was emptied."""
 
 
 def _apply(
@@ -173,7 +177,8 @@ def _apply(
     page: Sequence[Entry],
     followed: Followed,
 ) -> _Found:
-    seqs = {entry.document_id: entry.seq for entry in page}  # the last entry of a document counts
+    last = {entry.document_id: entry for entry in page}  # the last entry of a document counts
+    seqs = {document_id: entry.seq for document_id, entry in last.items()}
     now = source.get(list(seqs))
     retried = {entry.document_id for entry in page if entry.change == RETRY}
     with job.catalog.read() as connection:
@@ -236,4 +241,11 @@ def _apply(
     dead = known_dead | {failed.document_id for failed in failures}
     followed.failed += len(dead)
     job.reporter.advance(len(page))
-    return _Found([document_id for document_id in seqs if document_id not in dead], failures)
+    gone = [
+        entry.seq
+        for document_id, entry in last.items()
+        if entry.change not in (*journal.DELETES, RETRY)
+        and ((document := now.get(document_id)) is None or not document.text)
+    ]
+    alive = [document_id for document_id in seqs if document_id not in dead]
+    return _Found(alive, failures, gone)

@@ -130,6 +130,18 @@ def waits(job: Job, source: Source) -> bool:
     return token != known.token or capture.head() != known.cursor
 
 
+def recorded(job: Job, source: Source) -> int:
+    """How many changes the source has recorded that are not in the journal; some may be of one
+    document. 0 where that is not known."""
+    capture = source.capture
+    token = None if capture is None else capture.token()
+    if capture is None or token is None:
+        return 0
+    with job.catalog.read() as connection:
+        known = intake.get(connection, job.collection)
+    return max(0, capture.head() - known.cursor) if token == known.token else 0
+
+
 def is_tracked(index: IndexRecord, token: str | None) -> bool:
     """Whether the journal holds every difference between the source and ``index``."""
     return token is not None and index.tracked_by == token

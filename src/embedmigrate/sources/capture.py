@@ -5,8 +5,10 @@ one writer at a time, so that the numbers of the recording are in the order of t
 reader never meets one late. The triggers belong to the collection: they outlive every run.
 
 ``REPLACE`` deletes the rows that are in its way without firing delete triggers; before each insert
-and update the rows that share a unique value with it are therefore recorded as well. To record too
-much does no harm, because every document is read again before anything is done about it.
+and update the rows that share a unique value with it are therefore recorded as well: what is the
+same there is for the collation of the unique index to say. Two ids are the same only byte by byte.
+To record too much does no harm, because every document is read again before anything is done about
+it.
 """
 
 from __future__ import annotations
@@ -33,10 +35,19 @@ _TRIGGERS = ("inserted", "updated", "deleted", "before_insert", "before_update")
 
 
 class Statement(NamedTuple):
-    """One statement of DDL, and the object that it makes."""
+    """One statement of DDL, and the object that it makes: a table and a trigger may share a name,
+    as those of two collections do."""
 
+    kind: str
     name: str
     sql: str
+
+
+class Unique(NamedTuple):
+    """A column of a unique index, and how it is compared; None: as the column itself is."""
+
+    column: str
+    collation: str | None
 
 
 class SqliteCapture:
@@ -99,6 +110,14 @@ class SqliteCapture:
         """Unique indexes over expressions: a REPLACE that they make deletes without a record."""
         return [name for name, columns in self._unique() if columns is None]
 
+    def _same(self, row: str, columns: Sequence[Unique]) -> str:
+        """The condition that ``row`` and the new one are the same to a unique index."""
+        terms = []
+        for name, collation in columns:
+            collate = "" if collation in (None, "BINARY") else f" COLLATE {self._quote(collation)}"
+            terms.append(f"{row}.{self._quote(name)}{collate} = NEW.{self._quote(name)}")
+        return " AND ".join(terms)
+
     # -- within -------------------------------------------------------------------------------
 
     def _objects(self) -> Iterator[Statement]:
@@ -106,6 +125,7 @@ class SqliteCapture:
         recording, table = self._quote(self._name), self._quote(self._table)
         keys = [f"key_{number}" for number in range(len(self._key))]
         yield Statement(
+            "table",
             self._name,
             f"CREATE TABLE {recording} (number INTEGER PRIMARY KEY AUTOINCREMENT, "
             f"change TEXT NOT NULL, tag TEXT NOT NULL, {', '.join(keys)})",
@@ -119,28 +139,31 @@ class SqliteCapture:
         def trigger(name: str, when: str, *actions: str) -> Statement:
             full = f"{self._name}_{name}"
             return Statement(
+                "trigger",
                 full,
                 f"CREATE TRIGGER {self._quote(full)} {when} ON {table} FOR EACH ROW "
                 f"BEGIN {' '.join(actions)} END",
             )
 
         moved = " OR ".join(
-            f"OLD.{self._quote(column)} IS NOT NEW.{self._quote(column)}" for column in self._key
+            f"OLD.{self._quote(column)} IS NOT NEW.{self._quote(column)} COLLATE BINARY"
+            for column in self._key
         )
         gone = record("deleted", "OLD", f" WHERE {moved}")
         yield trigger("inserted", "AFTER INSERT", record("changed", "NEW"))
         yield trigger("updated", "AFTER UPDATE", gone, record("changed", "NEW"))
         yield trigger("deleted", "AFTER DELETE", record("deleted", "OLD"))
         itself = " AND ".join(
-            f"there.{self._quote(column)} IS NEW.{self._quote(column)}" for column in self._key
+            f"there.{self._quote(column)} IS NEW.{self._quote(column)} COLLATE BINARY"
+            for column in self._key
         )
         in_the_way = [
             record("deleted", "there", f" FROM {table} AS there WHERE {same} AND NOT ({itself})")
-            for _, columns in self._unique()
-            if columns and set(columns) != set(self._key)
-            for same in [
-                " AND ".join(f"there.{self._quote(it)} = NEW.{self._quote(it)}" for it in columns)
-            ]
+            for same in dict.fromkeys(
+                self._same("there", columns)
+                for _, columns in self._unique()
+                if columns and not self._is_key(columns)
+            )
         ]
         if in_the_way:
             yield trigger("before_insert", "BEFORE INSERT", *in_the_way)
@@ -166,15 +189,21 @@ class SqliteCapture:
             f"VALUES ('{self._collection}', lower(hex(randomblob(16))))"
         )
 
+    def _is_key(self, columns: Sequence[Unique]) -> bool:
+        """Whether a row that shares these with another one has its id, too."""
+        alike = all(it.collation in (None, "BINARY") for it in columns)
+        return alike and {it.column for it in columns} == set(self._key)
+
     def _is_whole(self) -> bool:
         """Whether everything is there as it would be made today."""
         there = self._definitions()
-        return all(there.get(it.name) == it.sql for it in self._objects())
+        return all(there.get((it.kind, it.name)) == it.sql for it in self._objects())
 
-    def _definitions(self) -> dict[str, str]:
-        names = {self._name, *(f"{self._name}_{name}" for name in _TRIGGERS)}
-        rows = self._rows("SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'trigger')")
-        return {str(row[0]): str(row[1]) for row in rows if row[0] in names}
+    def _definitions(self) -> dict[tuple[str, str], str]:
+        """What is there of it, by kind and name."""
+        ours = {("table", self._name), *(("trigger", f"{self._name}_{it}") for it in _TRIGGERS)}
+        rows = self._rows("SELECT type, name, sql FROM sqlite_master")
+        return {(row[0], row[1]): str(row[2]) for row in rows if (row[0], row[1]) in ours}
 
     def _tokens(self) -> list[tuple[str, str]]:
         exists = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
@@ -182,22 +211,24 @@ class SqliteCapture:
             return []
         return [(str(row[0]), str(row[1])) for row in self._rows(f"SELECT * FROM {ABOUT}")]
 
-    def _unique(self) -> list[tuple[str, list[str] | None]]:
+    def _unique(self) -> list[tuple[str, list[Unique] | None]]:
         """The unique indexes of the table: their columns, None where these are expressions."""
         table = self._table
         keys = self._rows("SELECT name FROM pragma_table_info(:table) WHERE pk > 0", table=table)
-        found: dict[str, list[str] | None] = {"the primary key": [str(row[0]) for row in keys]}
+        found: dict[str, list[Unique] | None] = {
+            "the primary key": [Unique(str(row[0]), None) for row in keys]
+        }
         columns = self._rows(
-            "SELECT list.name, info.name FROM pragma_index_list(:table) AS list, "
-            'pragma_index_info(list.name) AS info WHERE list."unique" = 1',
+            "SELECT list.name, info.name, info.coll FROM pragma_index_list(:table) AS list, "
+            'pragma_index_xinfo(list.name) AS info WHERE list."unique" = 1 AND info."key" = 1',
             table=table,
         )
-        for index, column in columns:
+        for index, column, collation in columns:
             known = found.setdefault(str(index), [])
             if column is None:
                 found[str(index)] = None
             elif known is not None:
-                known.append(str(column))
+                known.append(Unique(str(column), str(collation)))
         return list(found.items())
 
     def _id(self, key: Sequence[Any]) -> str:

@@ -70,7 +70,8 @@ class FileSource(ABC):
         )
         name = f"{context.collection}-{identity[:16]}.sqlite"
         self._made = Spool(context.work_dir / "spool" / name)
-        self._prepared = False
+        self._prepared: str | None = None
+        """The signature of the files that the spool is known to be of."""
 
     # -- the protocol -------------------------------------------------------------------------
 
@@ -85,9 +86,7 @@ class FileSource(ABC):
     def prepare(self) -> int:
         for _ in range(_ATTEMPTS):
             with suppress(_Replaced):
-                documents = self._index_files()
-                self._prepared = True
-                return documents
+                return self._index_files()
         raise SourceChanged(
             f"{self._path} was replaced each time it was indexed",
             found=f"{_ATTEMPTS} replacements",
@@ -111,6 +110,7 @@ class FileSource(ABC):
                     expected=f"every value of {self._id!r} once",
                     next_step="remove the duplicates from the file",
                 ) from None
+        self._prepared = signature
         return documents
 
     def partition(self, size: int) -> Iterator[KeyRange]:
@@ -120,13 +120,15 @@ class FileSource(ABC):
         return self._read(self._spool.rows(after, until))
 
     def get(self, ids: Sequence[str]) -> dict[str, Document]:
+        if self._prepared is not None and self._sign(self._files())[0] != self._prepared:
+            self.prepare()  # whoever asks was told of a change that may have come since
         return {document.id: document for document in self._read(self._spool.find(ids))}
 
     def states(self) -> Iterator[DocumentState]:
         return self._spool.states()
 
     def close(self) -> None:
-        self._prepared = False
+        self._prepared = None
 
     # -- what a subclass says -----------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class FileSource(ABC):
 
     @property
     def _spool(self) -> Spool:
-        if not self._prepared:
+        if self._prepared is None:
             self.prepare()
         return self._made
 

@@ -92,10 +92,14 @@ class ManagedSource:
         """Delete documents; returns how many of them were there."""
         if isinstance(ids, str):
             raise UsageError("delete takes a list of ids", next_step="delete([id])")
+        try:
+            wanted = dict.fromkeys(map(make_id, ids))
+        except UnusableRecord as error:
+            raise error.at(f"an id for {self._collection}") from None
         with self._transaction() as connection:
             gone = [
                 id
-                for id in dict.fromkeys(map(make_id, ids))
+                for id in wanted
                 if connection.execute("DELETE FROM documents WHERE id = ?", (id,)).rowcount
             ]
             self._record(connection, gone, "deleted")
