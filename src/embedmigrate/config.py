@@ -110,6 +110,9 @@ class _Collection(BaseModel):
     """Seconds between two checks of the witness in a running application; 0: never."""
     on_drift: Literal["refuse", "serve"] = "refuse"
     """What an application does when its model is not itself any more."""
+    strict_cut_seconds: float | None = Field(default=None, gt=0)
+    """For how long the writers of a PostgreSQL table are held off at a cut-over, at most; None:
+    they are not, and what they commit in that moment follows a moment later."""
     cutover: Literal["auto", "manual"] = "auto"
     """Whether ``upgrade`` switches what it made ready, or leaves that to ``cutover``."""
     throttle: Throttling | None = None
@@ -131,6 +134,7 @@ class CollectionSettings:
     witness_every: float = 0.0
     on_drift: Literal["refuse", "serve"] = "refuse"
     changes: Literal["application"] | None = None
+    strict_cut_seconds: float | None = None
     cutover: Literal["auto", "manual"] = "auto"
     throttle: Throttling | None = None
     hooks: HooksConfig | None = None
@@ -370,6 +374,7 @@ class _Parser:
             witness_every=parsed.witness_every,
             on_drift=parsed.on_drift,
             changes=parsed.changes,
+            strict_cut_seconds=parsed.strict_cut_seconds,
             cutover=parsed.cutover,
             throttle=parsed.throttle,
             hooks=parsed.hooks,

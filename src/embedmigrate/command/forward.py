@@ -34,6 +34,7 @@ from embedmigrate.engine.outlasting import outlasting
 from embedmigrate.engine.prepare import Transition, prepare
 from embedmigrate.engine.rebind import Rebinding, rebind
 from embedmigrate.engine.settle import retry_live
+from embedmigrate.engine.strict import strict_cut
 from embedmigrate.errors import (
     AskedToStop,
     ConfigError,
@@ -135,7 +136,10 @@ def upgrade(
                     outcome.hold_manual_ones()
                 ask_before_cutover(project, outcome.about_to_switch, outcome.failed)
                 with _caught_up(upgrades, leases, outcome) as followers:
-                    with cutovers_told(project, outcome.about_to_switch):
+                    with (
+                        _standing_still(upgrades, followers, leases, outcome),
+                        cutovers_told(project, outcome.about_to_switch),
+                    ):
                         applied = _walk(scripts, targets, upgrades, leases, outcome)
                     note_applied(project, scripts, applied)
                     for collection, lease in followers.items():
@@ -290,6 +294,27 @@ def _caught_up(
                     raise dead
                 followers[collection] = lease
         yield followers
+
+
+@contextmanager
+def _standing_still(
+    upgrades: Sequence[Upgrade],
+    followers: Mapping[str, Lease],
+    leases: Mapping[str, Lease],
+    outcome: Outcome,
+) -> Iterator[None]:
+    """Hold off the writers of what is to be cut over strictly, until the block ends."""
+    project = outcome.project
+    with ExitStack() as stack:
+        for upgrade in upgrades:
+            collection = upgrade.collection
+            seconds = project.settings.collection(collection).strict_cut_seconds
+            if seconds is None or collection not in followers or collection in outcome.withheld:
+                continue
+            job, index = project.job(collection), outcome.prepared[collection].index_name
+            with outcome.of(collection, leases[collection], upgrade.transition):
+                stack.enter_context(strict_cut(job, followers[collection], index, seconds))
+        yield
 
 
 def _too_many_dead(

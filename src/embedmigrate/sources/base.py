@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from embedmigrate.errors import ConfigError
 from embedmigrate.models.canonical import canonical_json
 
 HASH_BYTES = 16
@@ -168,6 +170,31 @@ class Recording(Capture, Protocol):
 
     def unseen(self) -> list[str]:
         """Names of what can change a document without being recorded."""
+
+
+@runtime_checkable
+class CanStandStill(Protocol):
+    """A source whose writers can be held off for a moment."""
+
+    @property
+    def capture(self) -> Capture | None: ...
+
+    def standstill(self) -> AbstractContextManager[None]:
+        """Nothing is committed to the source until the block ends; reading it goes on.
+
+        Raises ``Temporary`` when somebody's transaction is in the way for too long, ``ConfigError``
+        where writers cannot be held off.
+        """
+
+
+def cannot_stand_still(found: str) -> ConfigError:
+    """The error for a source whose writers cannot be held off."""
+    return ConfigError(
+        "the writers of the source cannot be held off",
+        found=found,
+        expected="a table in PostgreSQL",
+        next_step="leave strict_cut_seconds out of the configuration",
+    )
 
 
 ChangedSince = Callable[[Any], tuple[list[str], Any]]

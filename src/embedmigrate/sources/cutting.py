@@ -7,11 +7,13 @@ that whoever compares documents by their hashes compares every chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import ClassVar
 
 from embedmigrate.models import Chunker, Recipe
 from embedmigrate.sources.base import (
+    CanStandStill,
     Capture,
     ChangedSince,
     Document,
@@ -20,6 +22,7 @@ from embedmigrate.sources.base import (
     Passage,
     Source,
     SourceConfig,
+    cannot_stand_still,
     content_hash,
     hash_of_chunks,
 )
@@ -74,6 +77,11 @@ class CutSource:
 
     def states(self) -> Iterator[DocumentState]:
         return (document.state for document in self.scan())
+
+    def standstill(self) -> AbstractContextManager[None]:
+        if isinstance(self._source, CanStandStill):
+            return self._source.standstill()
+        raise cannot_stand_still(type(self._source).__name__)
 
     def close(self) -> None:
         self._source.close()

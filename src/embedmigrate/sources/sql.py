@@ -7,6 +7,7 @@ source can be written while it is read, and no transaction stays open on it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -22,6 +23,7 @@ from embedmigrate.sources.base import (
     KeyRange,
     Recording,
     SourceConfig,
+    cannot_stand_still,
 )
 from embedmigrate.sources.keys import KeyCodec, cut
 from embedmigrate.sources.values import DocumentMaker, UnusableRecord
@@ -116,6 +118,15 @@ class SqlSource:
     @property
     def changed_since(self) -> ChangedSince | None:
         return None if self._config.updated_at is None else self._changed_since
+
+    def standstill(self) -> AbstractContextManager[None]:
+        from embedmigrate.sources.standstill import standstill
+
+        if self._config.table is None or self._database.dialect != "postgresql":
+            raise cannot_stand_still(
+                f"a {'query' if self._config.query else 'table'} in {self._database.dialect}"
+            )
+        return standstill(self._database, self._relation.schema, self._relation.table)
 
     def prepare(self) -> int:
         self._opened = self._codec = None
