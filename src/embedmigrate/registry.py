@@ -22,6 +22,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "stores": {
         "faiss": "embedmigrate.stores.faiss.store:FaissStore",
+        "pgvector": "embedmigrate.stores.pgvector.store:PgvectorStore",
     },
     "embedders": {
         "static": "embedmigrate.embedders.static:StaticEmbedder",

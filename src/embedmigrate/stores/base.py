@@ -6,9 +6,9 @@ any number of ``IndexReader``. An index belongs to the catalog that is recorded 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -144,6 +144,15 @@ class IndexStatistics:
     """Vectors (dead ones included) that the ANN structure covers; the rest is searched exactly."""
 
 
+class BuildProgress(NamedTuple):
+    """How far ``IndexWriter.build`` is, in whatever the store counts."""
+
+    phase: str
+    done: int
+    total: int
+    """0 where the store cannot say."""
+
+
 class IndexReader(Protocol):
     """A consistent view of one index that follows later writes. Safe for many threads."""
 
@@ -243,6 +252,13 @@ class IndexWriter(Protocol):
         """Record in the index that it is, or was, live in this generation."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class TellsProgress(Protocol):
+    """A writer that can say how far ``build`` is: it calls ``on_progress``, from a thread."""
+
+    on_progress: Callable[[BuildProgress], None] | None
 
 
 class Store(Protocol):

@@ -17,6 +17,7 @@ import numpy as np
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.errors import DamagedIndex
 from embedmigrate.stores.base import Filter, Hit, IndexStatistics, Stamp, StoredState
+from embedmigrate.stores.checking import check_queries
 from embedmigrate.stores.faiss import exact
 from embedmigrate.stores.faiss.ann import Effort
 from embedmigrate.stores.faiss.checks import row_problems
@@ -38,7 +39,6 @@ from embedmigrate.stores.faiss.external import ExternalFaiss
 from embedmigrate.stores.faiss.rows import (
     SPARE,
     admitted,
-    check_queries,
     count_documents,
     count_stamps,
     ranked,

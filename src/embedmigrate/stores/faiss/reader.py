@@ -19,6 +19,7 @@ from embedmigrate.stores.base import (
     Stamp,
     StoredState,
 )
+from embedmigrate.stores.checking import check_queries
 from embedmigrate.stores.faiss import checks, exact
 from embedmigrate.stores.faiss.ann import Ann, Effort, Factory, open_ann
 from embedmigrate.stores.faiss.connections import Connections
@@ -37,7 +38,6 @@ from embedmigrate.stores.faiss.database import (
 from embedmigrate.stores.faiss.library import load_faiss
 from embedmigrate.stores.faiss.rows import (
     SPARE,
-    check_queries,
     count_documents,
     count_stamps,
     ranked,

@@ -11,27 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from embedmigrate.embedders.base import Vectors
-from embedmigrate.stores.base import Filter, Hit, IndexManifest, Stamp, StoredState
+from embedmigrate.stores.base import Filter, Hit, Stamp, StoredState
 from embedmigrate.stores.faiss.database import BoolArray, Positions, in_parts, marks
 from embedmigrate.stores.faiss.filters import condition
 from embedmigrate.stores.faiss.similarity import Candidates, Similarity
 
 SPARE = 16
 """Candidates beyond k. They are scored again, so that a tie at the cut is decided by id."""
-
-
-def check_queries(manifest: IndexManifest, queries: Vectors, k: int) -> None:
-    """``ValueError`` for queries that are not finite float32 ``(n, dimensions)``, and for k < 1."""
-    dimensions = manifest.dimensions
-    if queries.ndim != 2 or queries.shape[1] != dimensions or queries.dtype != np.float32:
-        raise ValueError(
-            f"queries for index {manifest.index!r} are float32 (n, {dimensions}),"
-            f" found {queries.dtype} {queries.shape}"
-        )
-    if not np.isfinite(queries).all():
-        raise ValueError("a query vector has values that are not finite")
-    if k < 1:
-        raise ValueError(f"k is at least 1, found {k}")
 
 
 def ranked(

@@ -18,6 +18,7 @@ import numpy as np
 from embedmigrate.durable import sync_folder
 from embedmigrate.embedders.base import Vectors
 from embedmigrate.stores.base import Row, StoredState, Written, refuse_other_space
+from embedmigrate.stores.checking import check_rows, check_vectors
 from embedmigrate.stores.faiss import ann, checks
 from embedmigrate.stores.faiss.database import (
     FILE,
@@ -72,10 +73,9 @@ class FaissWriter:
 
     def write(self, rows: Sequence[Row], vectors: Vectors, *, space: str) -> Written:
         refuse_other_space(self.manifest, space, self._accepts)
-        _check_rows(rows)
-        self._check_vectors(rows, vectors)
+        seqs = check_rows(rows)
+        check_vectors(self.manifest, rows, vectors)
         with translated(self._file):
-            seqs = {row.id: row.seq for row in rows}
             stored = read_states(self._connection, list(seqs))
             newest = _newest(stored, self._tombstones(list(seqs)))
             outdated = {id for id, seq in seqs.items() if seq < newest.get(id, seq)}
@@ -137,7 +137,7 @@ class FaissWriter:
             return file
 
     def write_metadata(self, rows: Sequence[Row]) -> Written:
-        _check_rows(rows)
+        check_rows(rows)
         now = int(time.time())
         with translated(self._file):
             stored = read_states(self._connection, [row.id for row in rows])
@@ -328,17 +328,6 @@ class FaissWriter:
         ).fetchone()
         return int(row[0])
 
-    def _check_vectors(self, rows: Sequence[Row], vectors: Vectors) -> None:
-        expected = (len(rows), self.manifest.dimensions)
-        if vectors.shape != expected or vectors.dtype != np.float32:
-            raise ValueError(
-                f"vectors for index {self.manifest.index!r} are float32 {expected},"
-                f" found {vectors.dtype} {vectors.shape}"
-            )
-        if not np.isfinite(vectors).all():
-            bad = int((~np.isfinite(vectors).all(axis=1)).sum())
-            raise ValueError(f"{bad} of {len(rows)} vectors have values that are not finite")
-
 
 def _newest(stored: Sequence[tuple[int, StoredState]], buried: Mapping[str, int]) -> dict[str, int]:
     """Document -> the greatest seq of its rows and its tombstone."""
@@ -346,16 +335,6 @@ def _newest(stored: Sequence[tuple[int, StoredState]], buried: Mapping[str, int]
     for _, state in stored:
         newest[state.id] = max(state.seq, newest.get(state.id, state.seq))
     return newest
-
-
-def _check_rows(rows: Sequence[Row]) -> None:
-    keys, seqs = set(), dict[str, int]()
-    for row in rows:
-        if seqs.setdefault(row.id, row.seq) != row.seq:
-            raise ValueError(f"the chunks of document {row.id!r} are of more than one seq")
-        if (row.id, row.chunk) in keys:
-            raise ValueError(f"document {row.id!r}, chunk {row.chunk} is there twice in one write")
-        keys.add((row.id, row.chunk))
 
 
 def _good_enough(view: View) -> bool:
