@@ -1,24 +1,41 @@
-"""Small indexes, and the plain arithmetic that every store has to agree with."""
+"""Stores to try, and what the conformance suite tries them with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from embedmigrate.context import AdapterContext
-from embedmigrate.embedders.base import Vectors
-from embedmigrate.models.index_spec import Metric
-from embedmigrate.sources.base import content_hash, metadata_hash
-from embedmigrate.stores.base import Hit, IndexManifest, Row, Store
 from embedmigrate.stores.faiss.store import FaissConfig, FaissStore
+from embedmigrate.stores.pgvector.store import PgvectorConfig, PgvectorStore
+from embedmigrate.testing.conformance.examples import (
+    DIMENSIONS,
+    ENOUGH,
+    SPACE,
+    brute_force,
+    hits_of,
+    ids,
+    make_index,
+    manifest,
+    row,
+    rows,
+    vectors,
+)
 
-DIMENSIONS = 16
-SPACE = "space-1"
+__all__ = [
+    "DIMENSIONS",
+    "ENOUGH",
+    "SPACE",
+    "brute_force",
+    "faiss_store",
+    "hits_of",
+    "ids",
+    "make_index",
+    "manifest",
+    "pgvector_store",
+    "row",
+    "rows",
+    "vectors",
+]
 
 
 def faiss_store(root: Path, factory: str = "Flat") -> FaissStore:
@@ -27,80 +44,9 @@ def faiss_store(root: Path, factory: str = "Flat") -> FaissStore:
     return FaissStore(config, AdapterContext(root, root / "work", "articles"))
 
 
-def manifest(
-    index: str = "articles-0001",
-    *,
-    factory: str = "Flat",
-    metric: Metric = "cosine",
-    normalized: bool = False,
-    dimensions: int = DIMENSIONS,
-) -> IndexManifest:
-    return IndexManifest(
-        index=index,
-        collection="articles",
-        catalog_id="catalog-1",
-        spec_digest="spec-1",
-        fingerprint=SPACE,
-        dimensions=dimensions,
-        metric=metric,
-        normalized=normalized,
-        factory=factory,
+def pgvector_store(url: str, index: str = "none", **options: object) -> PgvectorStore:
+    """A store that searches HNSW hard enough to be compared with exact results."""
+    config = PgvectorConfig.model_validate(
+        {"kind": "pgvector", "url": url, "index": index, "ef_search": 1000, **options}
     )
-
-
-def vectors(n: int, *, seed: int = 0, dimensions: int = DIMENSIONS) -> Vectors:
-    return np.random.default_rng(seed).standard_normal((n, dimensions), dtype=np.float32)
-
-
-def row(
-    id: str,
-    seq: int = 1,
-    *,
-    chunk: int = 0,
-    text: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> Row:
-    metadata = metadata or {}
-    text = f"text of {id} at {seq}" if text is None else text
-    return Row(id, chunk, seq, content_hash(text), metadata_hash(metadata), metadata)
-
-
-def rows(numbers: Iterable[int], seq: int = 1) -> list[Row]:
-    return [row(f"d{number:05d}", seq, metadata={"number": number}) for number in numbers]
-
-
-def make_index(
-    store: Store,
-    about: IndexManifest,
-    some_rows: Sequence[Row],
-    their_vectors: Vectors,
-    *,
-    batch: int = 256,
-    build: bool = False,
-) -> str:
-    """Create an index and write it in batches; returns its name."""
-    store.create(about)
-    with closing(store.writer(about.index, epoch=1, run="run-1")) as writer:
-        for start in range(0, len(some_rows), batch):
-            writer.write(
-                some_rows[start : start + batch], their_vectors[start : start + batch], space=SPACE
-            )
-        if build:
-            writer.build()
-    return about.index
-
-
-def brute_force(
-    query: Vectors, keys: Sequence[str], stored: Vectors, k: int, metric: Metric = "cosine"
-) -> list[tuple[str, float]]:
-    """The ``k`` best (id, score) in double precision, by score and then by id."""
-    wide: npt.NDArray[np.float64] = stored.astype(np.float64)
-    wanted = query.astype(np.float64)
-    scores = -((wide - wanted) ** 2).sum(axis=1) if metric == "l2" else wide @ wanted
-    if metric == "cosine":
-        scores /= np.linalg.norm(wide, axis=1) * np.linalg.norm(wanted)
-    return sorted(zip(keys, scores.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0]))[:k]
-
-
-def ids(hits: Iterable[Hit]) -> list[str]:
-    return [hit.id for hit in hits]
+    return PgvectorStore(config, AdapterContext(Path(), Path(), "articles"))

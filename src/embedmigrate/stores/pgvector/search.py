@@ -20,7 +20,8 @@ SPARE = 16
 """Candidates beyond k, so that a tie at the cut is decided by id."""
 _MAX_EF_SEARCH, _EF_SEARCH, _MIN_PROBES = 1000, 128, 16
 
-# The inner query is one that an ANN index can answer, or cannot: its order decides.
+# The order of the inner query decides whether an ANN index can answer it. One that goes on searching
+# is only roughly in order: `+ 0` keeps the planner from believing that its rows are sorted.
 _SEARCH = """
 SELECT q.number, h.id, h.chunk, h.distance, COALESCE(h.metadata_text, h.metadata::text)
 FROM unnest(%(queries)s) WITH ORDINALITY AS q (query, number)
@@ -32,10 +33,10 @@ CROSS JOIN LATERAL (
         ORDER BY {order}
         LIMIT %(candidates)s
     ) AS candidates
-    ORDER BY distance, id, chunk
+    ORDER BY distance + 0, id, chunk
     LIMIT %(k)s
 ) AS h
-ORDER BY q.number, h.distance, h.id, h.chunk
+ORDER BY q.number, h.distance + 0, h.id, h.chunk
 """
 _NEAREST = "embedding {operator} q.query"
 _HALF_NEAREST = "embedding::halfvec({n}) {operator} q.query::halfvec({n})"
@@ -99,7 +100,8 @@ class Search:
         if manifest.metric == "cosine":
             distance = sql.SQL(_DEFINED).format(nearest=nearest)
         if exact:
-            order: sql.Composable = sql.SQL("distance, id, chunk")
+            # No index answers this order, whatever the planner thinks of its cost.
+            order: sql.Composable = sql.SQL("({}) + 0, id, chunk").format(distance)
         elif manifest.dimensions > MAX_VECTOR:
             n = sql.Literal(manifest.dimensions)
             order = sql.SQL(_HALF_NEAREST).format(operator=near, n=n)
