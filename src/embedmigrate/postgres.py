@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedmigrate.errors import ConfigError, MissingExtra, ServerAway, StorageUnavailable
 
@@ -49,7 +49,23 @@ def conninfo(url: str) -> str:
             expected="postgresql://user@host/database",
             next_step="correct `url` in the configuration",
         )
-    return parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    # Not the URL again: SQLAlchemy writes a space in it as `+`, which the driver takes for a plus.
+    from psycopg.conninfo import make_conninfo
+
+    given = {key: _joined(value) for key, value in parsed.query.items()}
+    parts: dict[str, Any] = {
+        "host": parsed.host,
+        "port": parsed.port,
+        "user": parsed.username,
+        "password": parsed.password,
+        "dbname": parsed.database,
+    }
+    return make_conninfo(**{**{key: it for key, it in parts.items() if it is not None}, **given})
+
+
+def _joined(value: str | tuple[str, ...]) -> str:
+    """Several hosts are one parameter with commas."""
+    return value if isinstance(value, str) else ",".join(value)
 
 
 def place(url: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,11 @@ SELECT pg_size_bytes(current_setting('maintenance_work_mem')) / 1024,
 """
 _CREATE = "CREATE INDEX ON {table} USING {method} ({column} {operators}) {options}"
 _RECORD = "UPDATE {indexes} SET ann_rows = %s WHERE index = {index}"
+_LASTING = {"statement_timeout": 0}
+_NOTICE_DEATH = """
+SELECT set_config('client_connection_check_interval', '5s', true) WHERE version() LIKE '%linux%'
+"""
+"""So that the server stops building for a process that was killed; it cannot tell everywhere."""
 _DROP = "DROP INDEX IF EXISTS {ann}"
 _PROGRESS = """
 SELECT phase, GREATEST(blocks_done, 0), GREATEST(blocks_total, 0)
@@ -73,34 +78,33 @@ def build(
     took over. Raises errors of the driver.
     """
     layout = found.layout
-    there = ann_indexes(connection, found)
-    recorded, rows = connection.execute(layout.statement(_ANN_ROWS)).fetchone() or (0, 0)
+    with connection.transaction():
+        connection.execute(settings(found.settings(**_LASTING)))
+        there = ann_indexes(connection, found)
+        recorded, rows = connection.execute(layout.statement(_ANN_ROWS)).fetchone() or (0, 0)
     if factory.kind == "none" or rows == 0:
         return
-    if there and not (factory.kind == "ivfflat" and rows > GROWTH * recorded):
-        _drop(connection, found, there[:-1])
+    valid = [name for name, is_valid in there if is_valid]
+    if valid and not (factory.kind == "ivfflat" and recorded and rows > GROWTH * recorded):
+        _drop(connection, found, [name for name, _ in there if name != valid[-1]])
+        if not recorded:  # somebody made it by hand
+            connection.execute(layout.statement(_RECORD), (rows,))
         return
-    needed = memory_needed(found.manifest, factory, rows)
-    try:
+
+    def create(resources: Mapping[str, object]) -> None:
         with _progress(layout.database, connection, tell):
-            _create(
-                connection,
-                found,
-                factory,
-                rows,
-                _resources(connection, options, needed),
-                check_owner,
-            )
+            _create(connection, found, factory, rows, resources, check_owner)
+
+    resources = _resources(connection, options, memory_needed(found.manifest, factory, rows))
+    try:
+        create(resources)
     except psycopg.Error as error:
         if error.sqlstate not in _NO_MEMORY:
             raise
         # Workers share memory of a kind that containers have little of. One process needs none.
-        with _progress(layout.database, connection, tell):
-            alone = _resources(connection, options, needed) | {
-                "max_parallel_maintenance_workers": 0
-            }
-            _create(connection, found, factory, rows, alone, check_owner)
-    _drop(connection, found, there)
+        create(resources | {"max_parallel_maintenance_workers": 0})
+    _drop(connection, found, [name for name, _ in there])
+    connection.execute(layout.statement("ANALYZE {table}"))
 
 
 def ann_indexes(connection: Connection, found: Found) -> list[tuple[str, bool]]:
@@ -155,7 +159,7 @@ def _create(
     found: Found,
     factory: Factory,
     rows: int,
-    resources: dict[str, object],
+    resources: Mapping[str, object],
     check_owner: Callable[[Connection], None],
 ) -> None:
     dimensions = found.manifest.dimensions
@@ -180,17 +184,17 @@ def _create(
         operators=sql.Identifier(operator_class(found.manifest.metric, dimensions)),
         options=options,
     )
-    lasting = {"statement_timeout": 0, "client_connection_check_interval": 5000}
     with connection.transaction():
-        connection.execute(settings(found.settings(**lasting, **resources)))
+        connection.execute(settings(found.settings(**_LASTING, **resources)))
+        connection.execute(_NOTICE_DEATH)
         connection.execute(create)
         check_owner(connection)
         connection.execute(found.layout.statement(_RECORD), (rows,))
 
 
-def _drop(connection: Connection, found: Found, superseded: list[tuple[str, bool]]) -> None:
+def _drop(connection: Connection, found: Found, superseded: list[str]) -> None:
     """Drop indexes that a newer one stands for; who is in the way is left alone until next time."""
-    for name, _ in superseded:
+    for name in superseded:
         ann = sql.Identifier(found.layout.database.schema, name)
         with suppress(psycopg.errors.LockNotAvailable), connection.pipeline():
             connection.execute(settings(found.settings(lock_timeout=500)))

@@ -13,7 +13,6 @@ from embedmigrate.stores.pgvector.layout import Found
 from embedmigrate.stores.pgvector.names import document_id
 
 _SHOWN = 10
-# Not by the index on (id, chunk): that one would not show what is missing in it.
 _DUPLICATES = """
 SELECT id, chunk, count(*) FROM {table} GROUP BY id, chunk HAVING count(*) > 1 LIMIT %s
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -144,6 +144,26 @@ class Connections:
         self._close_idle()
         with self.taken() as connection:
             return work(connection)
+
+    @contextmanager
+    def begun(self, begin: str) -> Iterator[Connection]:
+        """The same for a transaction that ``begin`` begins; it ends with the block."""
+        with ExitStack() as stack:
+            connection = stack.enter_context(self.taken())
+            try:
+                connection.execute(sql.SQL(begin))
+            except psycopg.Error as error:
+                if not is_lost(connection, error):
+                    raise
+                stack.close()
+                self._close_idle()
+                connection = stack.enter_context(self.taken())
+                connection.execute(sql.SQL(begin))
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.execute("ROLLBACK")
 
     @contextmanager
     def taken(self) -> Iterator[Connection]:

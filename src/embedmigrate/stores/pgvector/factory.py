@@ -53,7 +53,9 @@ class Factory:
             for key, value in options.items()
             if key in known[kind] and value.isdecimal()
         }
-        if numbers.keys() != options.keys() and options != {"lists": "auto"}:
+        if kind == "ivfflat" and options == {"lists": "auto"}:
+            return cls(kind)
+        if numbers.keys() != options.keys():
             raise ValueError(f"index factory {text!r} is not supported; expected {FACTORIES}")
         return cls(kind, **numbers)
 

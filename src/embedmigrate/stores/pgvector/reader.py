@@ -61,6 +61,7 @@ SELECT COALESCE(sum(chunks), 0)::bigint, count(*)::bigint,
        (SELECT ann_rows > 0 FROM {indexes} WHERE index = {index})
 FROM (SELECT count(*) AS chunks FROM {table} GROUP BY id) AS documents
 """
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _STREAMED_ROWS = 5_000
 _BLOCK_BYTES, _ROW_BYTES, _LARGEST_INLINE = 8192, 220, 2000
 _SCAN = {"statement_timeout": 0, "idle_in_transaction_session_timeout": 0}
@@ -185,11 +186,11 @@ class PgvectorReader:
         )
 
     def problems(self) -> list[str]:
+        # The rows themselves: an index would not show what is missing in it.
+        scans = ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan")
         try:
             with self._snapshot() as connection:
-                connection.execute(
-                    settings({"enable_indexscan": "off", "enable_bitmapscan": "off"})
-                )
+                connection.execute(settings(dict.fromkeys(scans, "off")))
                 return list(find_problems(connection, self._there))
         except DamagedIndex as error:
             return [error.message]
@@ -235,15 +236,13 @@ class PgvectorReader:
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
         """A connection in a transaction in which everything is of one moment."""
-        with self._database.translated(self._layout.index), self._connections.taken() as connection:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            try:
-                connection.execute(settings(self._whole))
-                self._look_at(connection.execute(self._now).fetchone())
-                yield connection
-            finally:
-                if not connection.closed:
-                    connection.execute("ROLLBACK")
+        with (
+            self._database.translated(self._layout.index),
+            self._connections.begun(_SNAPSHOT) as connection,
+        ):
+            connection.execute(settings(self._whole))
+            self._look_at(connection.execute(self._now).fetchone())
+            yield connection
 
     @property
     def _now(self) -> sql.Composed:

@@ -20,8 +20,8 @@ SPARE = 16
 """Candidates beyond k, so that a tie at the cut is decided by id."""
 _MAX_EF_SEARCH, _EF_SEARCH, _MIN_PROBES = 1000, 128, 16
 
-# The order of the inner query decides whether an ANN index can answer it. One that goes on searching
-# is only roughly in order: `+ 0` keeps the planner from believing that its rows are sorted.
+# The order of the inner query decides whether an ANN index can answer it. One that goes on
+# searching is only roughly in order: `+ 0` keeps the planner from taking its rows for sorted.
 _SEARCH = """
 SELECT q.number, h.id, h.chunk, h.distance, COALESCE(h.metadata_text, h.metadata::text)
 FROM unnest(%(queries)s) WITH ORDINALITY AS q (query, number)

@@ -142,6 +142,10 @@ changed AS (
 SELECT count(*) FROM owner
 """
 CHECK_OWNER = f"WITH {_OWNER} SELECT count(*) FROM owner"
+CLAIM = """
+UPDATE {indexes} SET owner_backend = pg_backend_pid()
+WHERE index = {index} AND owner_token = {token} RETURNING 1
+"""
 
 TAKE = """
 UPDATE {indexes} SET owner_epoch = %(epoch)s, owner_token = {token},

@@ -30,6 +30,7 @@ from embedmigrate.stores.pgvector.names import INDEXES, TOMBSTONES, table_name
 _LOCK_MILLISECONDS, _ATTEMPTS, _PAUSE_SECONDS = 500, 8, 0.3
 """A change of tables waits briefly and comes back: others queue behind whoever waits for long."""
 _T = TypeVar("_T")
+_OLDEST_SERVER = 140_000
 _DEPENDENTS = "2BP01"
 _UNDEFINED = frozenset({"42P01", "3F000"})
 
@@ -49,7 +50,12 @@ _EXISTING = "SELECT manifest FROM {indexes} WHERE index = {index}"
 _RECORD = """
 INSERT INTO {indexes} (index, table_name, layout, manifest) VALUES ({index}, %s, %s, %s::jsonb)
 """
-_IS_THERE = "SELECT to_regclass({name}) IS NOT NULL"
+# Not by `to_regclass`, which may answer from before the lock that is held now.
+_SCHEMA_IS_THERE = "SELECT count(*) FROM pg_namespace WHERE nspname = {schema}"
+_TABLE_IS_THERE = """
+SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = {schema} AND c.relname = {table}
+"""
 
 
 def create(database: Database, manifest: IndexManifest) -> None:
@@ -60,7 +66,7 @@ def create(database: Database, manifest: IndexManifest) -> None:
     def make(connection: Connection) -> IndexManifest:
         schema = _check_surroundings(database, connection)
         connection.execute(_with_schema(_ONE_AT_A_TIME, database))
-        _make_common(database, connection)
+        _make_common(layout, connection)
         row = connection.execute(layout.statement(_EXISTING)).fetchone()
         if row is not None:
             return read_manifest(database, manifest.index, row[0])
@@ -133,6 +139,13 @@ def _check_surroundings(database: Database, connection: Connection) -> str:
     row = connection.execute(_with_schema(_SURROUNDINGS, database)).fetchone()
     assert row is not None
     extension_schema, version, encoding, read_only, there, allowed = row
+    if connection.info.server_version < _OLDEST_SERVER:
+        raise ConfigError(
+            f"{database.place} is served by a PostgreSQL that is too old",
+            found=connection.info.parameter_status("server_version"),
+            expected=f"{_OLDEST_SERVER // 10_000} or later",
+            next_step="upgrade the server, or name another one in `url`",
+        )
     check_extension(database, version)
     if encoding != "UTF8":
         raise ConfigError(
@@ -159,23 +172,22 @@ def _check_surroundings(database: Database, connection: Connection) -> str:
     return str(extension_schema)
 
 
-def _make_common(database: Database, connection: Connection) -> None:
+def _make_common(layout: Layout, connection: Connection) -> None:
     """Schema, manifests and tombstones, unless they are there: asked first, for want of rights."""
-    schema = sql.Identifier(database.schema)
-    there = _with_schema("SELECT to_regnamespace({schema}) IS NOT NULL", database)
-    if not _holds(connection, there):
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
-    layout = Layout(database, "")
-    for table, make in ((INDEXES, MAKE_INDEXES), (TOMBSTONES, MAKE_TOMBSTONES)):
-        name = sql.Literal(sql.Identifier(database.schema, table).as_string(connection))
-        if not _holds(connection, sql.SQL(_IS_THERE).format(name=name)):
-            parts = {"indexes": layout.indexes, "tombstones": layout.tombstones}
-            connection.execute(sql.SQL(make).format(**parts))
+    database = layout.database
+    schema = sql.Literal(database.schema)
+    if not _there(connection, sql.SQL(_SCHEMA_IS_THERE).format(schema=schema)):
+        make = sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(database.schema))
+        connection.execute(make)
+    for table, text in ((INDEXES, MAKE_INDEXES), (TOMBSTONES, MAKE_TOMBSTONES)):
+        name = sql.Literal(table)
+        if not _there(connection, sql.SQL(_TABLE_IS_THERE).format(schema=schema, table=name)):
+            connection.execute(layout.statement(text))
 
 
-def _holds(connection: Connection, question: sql.Composed) -> bool:
-    row = connection.execute(question).fetchone()
-    return row is not None and bool(row[0])
+def _there(connection: Connection, count: sql.Composed) -> bool:
+    row = connection.execute(count).fetchone()
+    return row is not None and row[0] > 0
 
 
 def _with_schema(text: str, database: Database) -> sql.Composed:

@@ -241,7 +241,9 @@ class PgvectorWriter:
     def build(self) -> None:
         with self._database.translated(self._layout.index):
             connection = self._open()
-            self._check_owner(connection)
+            # Which backend builds: the next owner ends it (statements.END_BUILD_OF_OTHERS).
+            if connection.execute(self._statement(statements.CLAIM)).fetchone() is None:
+                raise self._refusal(connection)
             build(
                 connection,
                 self._found,
