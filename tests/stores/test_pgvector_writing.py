@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,20 @@ def test_a_write_of_which_one_row_cannot_be_stored_stores_none(
         assert "d00007" not in str(raised.value), "a row is quoted"
         assert writer.existing([r.id for r in rows(range(10))]) == []
         assert writer.write(rows(range(3)), vectors(3), space=SPACE) == Written(3, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [float("nan"), object(), b"bytes"], ids=["nan", "object", "bytes"]
+)
+def test_a_write_of_which_one_row_cannot_be_made_stores_none(
+    store: PgvectorStore, index: str, wrong: object
+) -> None:
+    some = [*rows(range(200)), replace(row("wrong"), metadata={"v": wrong})]
+    with closing(store.writer(index, epoch=1, run="run-1")) as writer:
+        with pytest.raises((ValueError, TypeError), match="JSON"):
+            writer.write(some, vectors(201), space=SPACE)
+        assert writer.existing([r.id for r in some]) == []
+        assert writer.write(some[:200], vectors(200), space=SPACE) == Written(200, 0)
 
 
 # -- what is left alone -----------------------------------------------------------------------

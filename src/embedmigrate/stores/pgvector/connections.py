@@ -36,7 +36,6 @@ and not after the two hours that the system takes."""
 _UNDEFINED = frozenset({"42P01", "3F000"})
 _NO_TYPE = frozenset({"42704", "42883"})
 _CORRUPT = frozenset({"XX001", "XX002"})
-_LOST_STATES = frozenset({"57P01", "57P02", "57P03", "57P05"})
 _SET = sql.SQL("set_config({name}, {value}, true)")
 
 
@@ -117,10 +116,7 @@ def settings(values: Mapping[str, object]) -> sql.Composed:
 
 def is_lost(connection: Connection, error: psycopg.Error) -> bool:
     """Whether it was the connection that failed, and not what was asked of it."""
-    state = error.sqlstate
-    if state is None:
-        return connection.closed or isinstance(error, psycopg.OperationalError)
-    return state in _LOST_STATES or state.startswith("08")
+    return connection.closed or postgres.is_away(error)
 
 
 class Connections:

@@ -7,7 +7,7 @@ whole batch is turned into it, and out of it, in one step of numpy.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ COLUMNS = (
     "metadata_text", "embedding",
 )  # fmt: skip
 """What a row is written with, in the order of ``copy_rows``."""
+_ROWS_A_PIECE = 64
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _COPY_END = struct.pack("!h", -1)
 _NULL = struct.pack("!i", -1)
@@ -35,28 +36,34 @@ _JSONB_VERSION = 1
 _ONE_DIMENSION, _NO_NULLS, _FIRST = 1, 0, 1
 
 
-def copy_rows(rows: Sequence[Row], vectors: Vectors, fingerprint: str, run: str) -> bytes:
-    """Rows in the binary format of COPY. ``vectors`` is ``(len(rows), dimensions)``, float32."""
+def copy_rows(rows: Sequence[Row], vectors: Vectors, fingerprint: str, run: str) -> Iterator[bytes]:
+    """Rows in the binary format of COPY. ``vectors`` is ``(len(rows), dimensions)``, float32.
+
+    In pieces, so that the server stores one while the next is made. ``ValueError`` and
+    ``TypeError`` for metadata that is no JSON.
+    """
     encoded = _sized_vectors(vectors)
     width, data = encoded.dtype.itemsize, memoryview(encoded.tobytes())
     provenance = _field(fingerprint.encode()) + _field(run.encode())
-    parts: list[bytes | memoryview] = [_COPY_HEADER]
-    for at, row in enumerate(rows):
-        id = stored_id(row.id).encode()
-        metadata, exact = stored_metadata(row.metadata)
-        json = metadata.encode()
-        parts += (
-            _fields_and_size(len(COLUMNS), len(id)), id,
-            _chunk_and_seq(4, row.chunk, 8, row.seq),
-            _size(len(row.content_hash)), row.content_hash,
-            _size(len(row.metadata_hash)), row.metadata_hash,
-            provenance,
-            _size_and_version(len(json) + 1, _JSONB_VERSION), json,
-            _NULL if exact is None else _field(exact.encode()),
-            data[at * width : (at + 1) * width],
-        )  # fmt: skip
-    parts.append(_COPY_END)
-    return b"".join(parts)
+    yield _COPY_HEADER
+    for start in range(0, len(rows), _ROWS_A_PIECE):
+        parts: list[bytes | memoryview] = []
+        for at, row in enumerate(rows[start : start + _ROWS_A_PIECE], start):
+            id = stored_id(row.id).encode()
+            metadata, exact = stored_metadata(row.metadata)
+            json = metadata.encode()
+            parts += (
+                _fields_and_size(len(COLUMNS), len(id)), id,
+                _chunk_and_seq(4, row.chunk, 8, row.seq),
+                _size(len(row.content_hash)), row.content_hash,
+                _size(len(row.metadata_hash)), row.metadata_hash,
+                provenance,
+                _size_and_version(len(json) + 1, _JSONB_VERSION), json,
+                _NULL if exact is None else _field(exact.encode()),
+                data[at * width : (at + 1) * width],
+            )  # fmt: skip
+        yield b"".join(parts)
+    yield _COPY_END
 
 
 class VectorArray:

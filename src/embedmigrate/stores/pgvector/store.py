@@ -57,6 +57,10 @@ with warnings.catch_warnings():
             self.factory()
             return self
 
+        @property
+        def database(self) -> str:
+            return self.url.get_secret_value()
+
         def factory(self) -> Factory:
             """The index factory; ``ValueError`` for one that pgvector does not build."""
             if self.index == "hnsw":
@@ -78,7 +82,7 @@ class PgvectorStore:
 
         self.factory = str(config.factory())
         self._config = config
-        self._database = Database(config.url.get_secret_value(), config.schema)
+        self._database = Database(config.database, config.schema)
 
     def create(self, manifest: IndexManifest) -> None:
         """Make an empty index, and the schema if it is missing.

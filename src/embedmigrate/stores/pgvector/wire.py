@@ -8,41 +8,53 @@ sends one statement at a time, which with a check, settings and COMMIT makes six
 from __future__ import annotations
 
 import select
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 from psycopg import pq
 
-_PIECE = 1 << 18
 
-
-def run_with_rows(connection: psycopg.Connection[Any], statements: bytes, rows: bytes) -> None:
+def run_with_rows(
+    connection: psycopg.Connection[Any], statements: bytes, rows: Iterable[bytes]
+) -> None:
     """Run ``statements``, and give ``rows`` to the COPY among them. All or nothing.
 
-    Raises the error of the driver for the first statement that fails; no transaction is left open.
+    Raises the error of the driver for the first statement that fails, or what making ``rows``
+    raises; no transaction is left open.
     """
     wire = connection.pgconn
     wire.send_query(statements)
     failure: pq.abc.PGresult | None = None
+    interruption: BaseException | None = None
     while (result := _next_result(wire)) is not None:
         if result.status == pq.ExecStatus.COPY_IN:
-            _send(wire, rows)
+            interruption = _send(wire, rows)
         elif result.status == pq.ExecStatus.FATAL_ERROR:
             failure = failure or result
+    if interruption is not None:
+        raise interruption
     if failure is not None:
         raise _error(failure)
 
 
-def _send(wire: pq.abc.PGconn, rows: bytes) -> None:
-    whole = memoryview(rows)
-    for start in range(0, len(whole), _PIECE):
-        # The answer is 0 where the piece was not taken yet.
-        while not wire.put_copy_data(whole[start : start + _PIECE]):
+def _send(wire: pq.abc.PGconn, rows: Iterable[bytes]) -> BaseException | None:
+    """Send the rows. When they cannot be made, let the server give up, and return why."""
+    interruption: BaseException | None = None
+    try:
+        for piece in rows:
+            # The answer is 0 where the piece was not taken yet.
+            while not wire.put_copy_data(piece):
+                _flush(wire)
             _flush(wire)
-        _flush(wire)
-    while not wire.put_copy_end():
+    except psycopg.Error:
+        raise
+    except BaseException as error:
+        interruption = error
+    while not wire.put_copy_end(None if interruption is None else b"the rows cannot be made"):
         _flush(wire)
     _flush(wire)
+    return interruption
 
 
 def _flush(wire: pq.abc.PGconn) -> None:

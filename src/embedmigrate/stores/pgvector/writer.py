@@ -43,7 +43,7 @@ from embedmigrate.stores.pgvector.names import document_id, stored_id
 from embedmigrate.stores.pgvector.wire import run_with_rows
 
 _IDLE = psycopg.pq.TransactionStatus.IDLE
-_BY_KEY = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+_BY_KEY = {"enable_seqscan": "off"}
 """A few documents are looked up by key, whatever is known of the size of a table that grows."""
 _ALL_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
 _SOME_COLUMNS: dict[str, sql.Composable] = {"vectors": sql.SQL(""), "embedding": sql.SQL("")}
