@@ -126,7 +126,7 @@ class PgvectorReader:
         text, parameters = search.statement(filter, exact=exact)
         parameters |= {"queries": VectorArray(queries), "k": k, "candidates": candidates}
         needed = (
-            self._there.settings(jit="off", enable_indexscan="off")
+            self._there.settings(jit="off")
             if exact
             else search.settings(candidates, self._ann_rows, filtered=bool(filter))
         )
