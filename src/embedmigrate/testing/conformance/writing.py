@@ -210,20 +210,8 @@ class WritingConformance(StoreFixtures):
         assert repr(hit.metadata["v"]) == repr(value)
 
     def test_ids_are_any_text(self, writer: IndexWriter, reader: IndexReader) -> None:
-        names = [
-            "a",
-            "a\x00",
-            "a\x00b",
-            "a\x01",
-            "a\x01\x01",
-            "a\x02",
-            "\x00",
-            "'",
-            '"',
-            "%s",
-            "\\",
-        ]
-        names += ["{a,b}", "NULL", " ", "ä", "😀", "x" * 512]
+        names = ["a", "a\x00", "a\x00b", "a\x01", "a\x01\x01", "a\x02", "\x00", "'", '"']
+        names += ["%s", "\\", "{a,b}", "NULL", " ", "ä", "😀", "x" * 512]
         writer.write([row(name) for name in names], vectors(len(names)), space=SPACE)
         assert [state.id for state in reader.states()] == sorted(names, key=str.encode)
         assert {state.id for state in reader.get(names)} == set(names)
