@@ -253,6 +253,31 @@ def test_a_write_of_which_one_row_cannot_be_made_stores_none(
         assert writer.write(some[:200], vectors(200), space=SPACE) == Written(200, 0)
 
 
+def test_what_is_acknowledged_is_flushed_whatever_the_role_prefers(
+    vector_database: str, schema: str, psql: psycopg.Connection[tuple[Any, ...]]
+) -> None:
+    careless = vector_database + "&options=-c%20synchronous_commit%3Doff"
+    store = pgvector_store(careless, schema=schema)
+    index = make_index(store, manifest(factory="none"), [], vectors(0))
+    psql.execute(
+        f"""
+        CREATE TABLE {schema}.seen (setting text);
+        CREATE FUNCTION {schema}.look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO {schema}.seen VALUES (current_setting('synchronous_commit'));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER looks AFTER INSERT OR DELETE ON {schema}."vectors_{index}"
+            EXECUTE FUNCTION {schema}.look();
+        """
+    )
+    with closing(store.writer(index, epoch=1, run="run-1")) as writer:
+        writer.write(rows([1]), vectors(1), space=SPACE)
+        writer.write(rows([1]), vectors(1), space=SPACE)
+        writer.delete([("d00001", 2)])
+    seen = psql.execute(f"SELECT DISTINCT setting FROM {schema}.seen").fetchall()
+    assert seen == [("local",)]
+
+
 # -- what is left alone -----------------------------------------------------------------------
 
 
