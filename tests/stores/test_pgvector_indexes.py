@@ -437,6 +437,29 @@ def test_a_build_that_another_writer_took_over_meanwhile_is_not_committed(
     assert ann_indexes(psql, schema) == []
 
 
+def test_a_build_without_shared_memory_for_its_workers_is_done_by_one_process(
+    postgres: str,
+) -> None:
+    """As in a container with a small /dev/shm, where the server says 53100."""
+    store = pgvector_store(postgres, "hnsw")
+    index = make_index(store, manifest(factory=store.factory), rows(range(9)), vectors(9))
+    with psycopg.connect(postgres, autocommit=True) as psql:
+        psql.execute(
+            """
+            CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF current_setting('max_parallel_maintenance_workers') <> '0' THEN
+                    RAISE 'could not resize shared memory segment' USING ERRCODE = '53100';
+                END IF;
+            END $$;
+            CREATE EVENT TRIGGER refuses ON ddl_command_start WHEN TAG IN ('CREATE INDEX')
+                EXECUTE FUNCTION refuse();
+            """
+        )
+        with closing(store.writer(index, epoch=1, run="r")) as writer:
+            writer.build()
+        assert len(ann_indexes(psql, "embedmigrate")) == 1
+
+
 def test_a_writer_says_how_far_building_is(
     vector_database: str,
     schema: str,

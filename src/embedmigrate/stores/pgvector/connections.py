@@ -46,11 +46,9 @@ class Database:
 
     def __init__(self, url: str, schema: str) -> None:
         """``ConfigError`` for a URL that is not one of PostgreSQL. Connects to nothing."""
-        given = postgres.conninfo(url)
-        defaults = {
-            key: it for key, it in _CONNECTION.items() if key not in conninfo_to_dict(given)
-        }
-        self._conninfo = make_conninfo(given, **{**defaults, "client_encoding": "utf8"})
+        given = conninfo_to_dict(postgres.conninfo(url))
+        parameters: dict[str, Any] = {**_CONNECTION, **given, "client_encoding": "utf8"}
+        self._conninfo = make_conninfo(**parameters)
         self.schema = schema
         self.place = postgres.place(url)
 
