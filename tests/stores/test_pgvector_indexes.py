@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +73,18 @@ def test_what_pgvector_cannot_do_is_refused_before_anything_is_asked(
 ) -> None:
     with pytest.raises(ValidationError):
         pgvector_store("postgresql://host/db", **options)
+
+
+def test_reading_a_configuration_imports_no_driver() -> None:
+    program = (
+        "import sys; from embedmigrate.registry import adapter; import embedmigrate.testing;"
+        "adapter('stores', 'pgvector').Config(kind='pgvector', url='postgresql://host/db');"
+        "print(sorted({'psycopg', 'pgvector', 'sqlalchemy', 'pytest'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
 
 
 def test_a_url_of_another_database_is_refused_without_being_shown() -> None:
