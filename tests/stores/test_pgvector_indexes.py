@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +73,18 @@ def test_what_pgvector_cannot_do_is_refused_before_anything_is_asked(
 ) -> None:
     with pytest.raises(ValidationError):
         pgvector_store("postgresql://host/db", **options)
+
+
+def test_reading_a_configuration_imports_no_driver() -> None:
+    program = (
+        "import sys; from embedmigrate.registry import adapter; import embedmigrate.testing;"
+        "adapter('stores', 'pgvector').Config(kind='pgvector', url='postgresql://host/db');"
+        "print(sorted({'psycopg', 'pgvector', 'sqlalchemy', 'pytest'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
 
 
 def test_a_url_of_another_database_is_refused_without_being_shown() -> None:
@@ -435,6 +449,29 @@ def test_a_build_that_another_writer_took_over_meanwhile_is_not_committed(
         with pytest.raises(FencedOut):
             building.result()
     assert ann_indexes(psql, schema) == []
+
+
+def test_a_build_without_shared_memory_for_its_workers_is_done_by_one_process(
+    postgres: str,
+) -> None:
+    """As in a container with a small /dev/shm, where the server says 53100."""
+    store = pgvector_store(postgres, "hnsw")
+    index = make_index(store, manifest(factory=store.factory), rows(range(9)), vectors(9))
+    with psycopg.connect(postgres, autocommit=True) as psql:
+        psql.execute(
+            """
+            CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF current_setting('max_parallel_maintenance_workers') <> '0' THEN
+                    RAISE 'could not resize shared memory segment' USING ERRCODE = '53100';
+                END IF;
+            END $$;
+            CREATE EVENT TRIGGER refuses ON ddl_command_start WHEN TAG IN ('CREATE INDEX')
+                EXECUTE FUNCTION refuse();
+            """
+        )
+        with closing(store.writer(index, epoch=1, run="r")) as writer:
+            writer.build()
+        assert len(ann_indexes(psql, "embedmigrate")) == 1
 
 
 def test_a_writer_says_how_far_building_is(

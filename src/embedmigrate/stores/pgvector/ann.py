@@ -26,6 +26,8 @@ from embedmigrate.stores.pgvector.layout import Found
 GROWTH = 2
 """An IVFFlat index is built anew with more than so many times the rows that it was built of."""
 _POLL_SECONDS = 1.0
+_BRIEFLY = 500
+"""Milliseconds."""
 _NO_MEMORY = frozenset({"53100", "53200"})
 """No space for shared memory, out of memory."""
 _log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ SELECT pg_size_bytes(current_setting('maintenance_work_mem')) / 1024,
        pg_size_bytes(current_setting('shared_buffers')) / 1024
 """
 _CREATE = "CREATE INDEX ON {table} USING {method} ({column} {operators}) {options}"
-_RECORD = "UPDATE {indexes} SET ann_rows = %s WHERE index = {index}"
+_RECORD = "UPDATE {indexes} SET ann_rows = {rows} WHERE index = {index}"
 _LASTING = {"statement_timeout": 0}
 _NOTICE_DEATH = """
 SELECT set_config('client_connection_check_interval', '5s', true) WHERE version() LIKE '%linux%'
@@ -88,7 +90,7 @@ def build(
     if valid and not (factory.kind == "ivfflat" and recorded and rows > GROWTH * recorded):
         _drop(connection, found, [name for name, _ in there if name != valid[-1]])
         if not recorded:  # somebody made it by hand
-            connection.execute(layout.statement(_RECORD), (rows,))
+            _try(connection, found, layout.statement(_RECORD, rows=sql.Literal(rows)))
         return
 
     def create(resources: Mapping[str, object]) -> None:
@@ -104,7 +106,7 @@ def build(
         # Workers share memory of a kind that containers have little of. One process needs none.
         create(resources | {"max_parallel_maintenance_workers": 0})
     _drop(connection, found, [name for name, _ in there])
-    connection.execute(layout.statement("ANALYZE {table}"))
+    _try(connection, found, layout.statement("ANALYZE {table}"))
 
 
 def ann_indexes(connection: Connection, found: Found) -> list[tuple[str, bool]]:
@@ -189,16 +191,21 @@ def _create(
         connection.execute(_NOTICE_DEATH)
         connection.execute(create)
         check_owner(connection)
-        connection.execute(found.layout.statement(_RECORD), (rows,))
+        connection.execute(found.layout.statement(_RECORD, rows=sql.Literal(rows)))
 
 
 def _drop(connection: Connection, found: Found, superseded: list[str]) -> None:
-    """Drop indexes that a newer one stands for; who is in the way is left alone until next time."""
+    """Drop indexes that a newer one stands for."""
     for name in superseded:
         ann = sql.Identifier(found.layout.database.schema, name)
-        with suppress(psycopg.errors.LockNotAvailable), connection.pipeline():
-            connection.execute(settings(found.settings(lock_timeout=500)))
-            connection.execute(found.layout.statement(_DROP, ann=ann))
+        _try(connection, found, found.layout.statement(_DROP, ann=ann))
+
+
+def _try(connection: Connection, found: Found, statement: sql.Composed) -> None:
+    """Run what may as well wait until the next build: nobody queues behind it for long."""
+    with suppress(psycopg.errors.LockNotAvailable), connection.pipeline():
+        connection.execute(settings(found.settings(lock_timeout=_BRIEFLY, **_LASTING)))
+        connection.execute(statement)
 
 
 @contextmanager

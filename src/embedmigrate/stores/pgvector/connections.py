@@ -33,6 +33,8 @@ _CONNECTION: Mapping[str, str | int] = {
 }
 """What holds unless the URL says otherwise: a network that swallows packets is noticed in a minute,
 and not after the two hours that the system takes."""
+_IDLE_KEPT = 16
+"""Connections that wait for the next read; a rush opens more, and closes them again."""
 _UNDEFINED = frozenset({"42P01", "3F000"})
 _NO_TYPE = frozenset({"42704", "42883"})
 _CORRUPT = frozenset({"XX001", "XX002"})
@@ -44,11 +46,9 @@ class Database:
 
     def __init__(self, url: str, schema: str) -> None:
         """``ConfigError`` for a URL that is not one of PostgreSQL. Connects to nothing."""
-        given = postgres.conninfo(url)
-        defaults = {
-            key: it for key, it in _CONNECTION.items() if key not in conninfo_to_dict(given)
-        }
-        self._conninfo = make_conninfo(given, **{**defaults, "client_encoding": "utf8"})
+        given = conninfo_to_dict(postgres.conninfo(url))
+        parameters: dict[str, Any] = {**_CONNECTION, **given, "client_encoding": "utf8"}
+        self._conninfo = make_conninfo(**parameters)
         self.schema = schema
         self.place = postgres.place(url)
 
@@ -187,7 +187,8 @@ class Connections:
     def _give_back(self, connection: Connection) -> None:
         idle = psycopg.pq.TransactionStatus.IDLE
         with self._lock:
-            if not self._closed and connection.info.transaction_status == idle:
+            wanted = not self._closed and len(self._idle) < _IDLE_KEPT
+            if wanted and connection.info.transaction_status == idle:
                 self._idle.append(connection)
                 return
         connection.close()

@@ -13,6 +13,12 @@ owner AS MATERIALIZED (
 )
 """
 
+DURABLE = """
+SELECT set_config('synchronous_commit', 'local', true)
+WHERE current_setting('synchronous_commit') = 'off'
+"""
+"""What a write returned from survives a power cut, whatever the role's own setting is."""
+
 CHECK_NEW = f"""
 WITH {_OWNER}
 SELECT 1 / CASE

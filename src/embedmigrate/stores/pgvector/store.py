@@ -48,10 +48,6 @@ with warnings.catch_warnings():
         build_workers: int | None = Field(default=None, ge=0, le=1024)
         """Parallel workers for building; by default the server's setting."""
 
-        @property
-        def database(self) -> str:
-            return self.url.get_secret_value()
-
         @field_validator("schema")
         @classmethod
         def _schema_is_not_the_servers(cls, schema: str) -> str:
@@ -63,6 +59,10 @@ with warnings.catch_warnings():
         def _index_can_be_built(self) -> Self:
             self.factory()
             return self
+
+        @property
+        def database(self) -> str:
+            return self.url.get_secret_value()
 
         def factory(self) -> Factory:
             """The index factory; ``ValueError`` for one that pgvector does not build."""

@@ -144,7 +144,8 @@ class PgvectorWriter:
                 statements.CHECK_NEW, ids=sql.Literal([stored_id(id) for id in ids])
             )
             copy = self._statement(statements.COPY, columns=_ALL_COLUMNS)
-            message = sql.SQL("; ").join([settings(self._found.settings(**_BY_KEY)), check, copy])
+            begin = settings(self._found.settings(**_BY_KEY))
+            message = sql.SQL("; ").join([begin, sql.SQL(statements.DURABLE), check, copy])
             data = copy_rows(rows, vectors, space, self._run)
             try:
                 run_with_rows(connection, message.as_bytes(connection), data)
@@ -195,6 +196,7 @@ class PgvectorWriter:
             needed = self._found.settings(**_BY_KEY) if by_key else self._found.settings()
             with connection.pipeline():
                 connection.execute(settings(needed))
+                connection.execute(statements.DURABLE)
                 cursor = connection.execute(self._statement(text, **parts), parameters)
             numbers = cursor.fetchone()
             assert numbers is not None
@@ -242,7 +244,10 @@ class PgvectorWriter:
         with self._database.translated(self._layout.index):
             connection = self._open()
             # Which backend builds: the next owner ends it (statements.END_BUILD_OF_OTHERS).
-            if connection.execute(self._statement(statements.CLAIM)).fetchone() is None:
+            with connection.pipeline():
+                connection.execute(settings(self._found.settings()))
+                claimed = connection.execute(self._statement(statements.CLAIM))
+            if claimed.fetchone() is None:
                 raise self._refusal(connection)
             build(
                 connection,

@@ -96,6 +96,7 @@ class OwnershipConformance(StoreFixtures):
                 lambda: zombie.write([], np.empty((0, DIMENSIONS), np.float32), space=SPACE),
                 lambda: zombie.write_metadata([row("a", 9)]),
                 lambda: zombie.delete([("a", 9)]),
+                lambda: zombie.discard("run-2"),
                 lambda: zombie.set_generation(9),
                 zombie.build,
             ]
@@ -108,6 +109,18 @@ class OwnershipConformance(StoreFixtures):
             assert reader.manifest.generation == 0
             assert reader.problems() == []
         assert store.fenced
+
+    def test_of_two_writers_of_one_epoch_the_later_may_write(
+        self, store: Store, index: str
+    ) -> None:
+        with (
+            closing(store.writer(index, epoch=1, run="run-1")) as first,
+            closing(store.writer(index, epoch=1, run="run-1")) as second,
+        ):
+            second.write([row("a", 1)], vectors(1), space=SPACE)
+            with pytest.raises(FencedOut):
+                first.write([row("b", 1)], vectors(1), space=SPACE)
+            assert [state.id for state in second.existing(["a", "b"])] == ["a"]
 
     def test_an_older_epoch_does_not_even_get_a_writer(self, store: Store, index: str) -> None:
         store.writer(index, epoch=5, run="run-1").close()

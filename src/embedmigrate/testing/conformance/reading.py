@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from embedmigrate.embedders.base import Vectors
+from embedmigrate.errors import IndexGone
 from embedmigrate.stores.base import IndexReader, IndexWriter, Row, Store
 from embedmigrate.testing.conformance.examples import (
     DIMENSIONS,
@@ -46,6 +47,19 @@ class ReadingConformance(StoreFixtures):
         seen += states
         assert len(seen) == 1000
         assert sum(1 for _ in reader.states()) == 500
+
+    def test_a_scan_that_is_left_early_keeps_nobody_from_dropping_the_index(
+        self, store: Store, writer: IndexWriter, reader: IndexReader
+    ) -> None:
+        writer.write(rows(range(100)), vectors(100), space=SPACE)
+        states, blocks = reader.states(), reader.blocks(10)
+        next(states)
+        next(blocks)
+        states.close()  # type: ignore[attr-defined]
+        blocks.close()  # type: ignore[attr-defined]
+        store.drop(reader.manifest.index)
+        with pytest.raises(IndexGone):
+            next(reader.states())
 
     def test_get_returns_the_live_rows_of_some_documents(
         self, writer: IndexWriter, reader: IndexReader

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from embedmigrate.embedders.base import Vectors
+from embedmigrate.errors import ModelMismatch
 from embedmigrate.stores.base import IndexReader, IndexWriter, Stamp, Store, Written
 from embedmigrate.testing.conformance.examples import (
     DIMENSIONS,
@@ -189,6 +190,39 @@ class WritingConformance(StoreFixtures):
         writer.write([row("a", metadata=metadata)], vectors(1), space=SPACE)
         assert hits_of(reader, vectors(1)[0])[0].metadata == metadata
 
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *(0.1, -0.0, 1e23, 1e308, 5e-324, 1.0, 2**53 + 1, 10**30, True, None),
+            *("\x00", "\ud800", "\\u0000", "1e5", "\ufffd", "😀", ""),
+            *([1, [2.0, {"x": -0.0}]], {"a\x00": 1, "\udfff": [None]}, {}, []),
+        ],
+        ids=ascii,
+    )
+    @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+    def test_a_value_comes_back_as_it_was_written(
+        self, writer: IndexWriter, reader: IndexReader, value: object, known: bool
+    ) -> None:
+        if known:
+            writer.write([row("a", 0)], vectors(1), space=SPACE)
+        writer.write([row("a", metadata={"v": value, "w": "x"})], vectors(1), space=SPACE)
+        (hit,) = hits_of(reader, vectors(1)[0], filter={"w": "x"})
+        assert repr(hit.metadata["v"]) == repr(value)
+
+    def test_ids_are_any_text(self, writer: IndexWriter, reader: IndexReader) -> None:
+        names = ["a", "a\x00", "a\x00b", "a\x01", "a\x01\x01", "a\x02", "\x00", "'", '"']
+        names += ["%s", "\\", "{a,b}", "NULL", " ", "ä", "😀", "x" * 512]
+        writer.write([row(name) for name in names], vectors(len(names)), space=SPACE)
+        assert [state.id for state in reader.states()] == sorted(names, key=str.encode)
+        assert {state.id for state in reader.get(names)} == set(names)
+        assert set(ids(hits_of(reader, vectors(1)[0], 50))) == set(names)
+        keys = [(name, 0) for name in reversed(names)]
+        np.testing.assert_array_equal(reader.vectors(keys), vectors(len(names))[::-1])
+        assert writer.delete([(name, 2) for name in names[1:]]) == Written(len(names) - 1, 0)
+        assert writer.write([row(name) for name in names], vectors(len(names)), space=SPACE) == (
+            Written(1, len(names) - 1)
+        )
+
 
 class DeletingConformance(StoreFixtures):
     """Deletes, and the tombstones that they leave (I2)."""
@@ -272,3 +306,30 @@ class RunnerConformance(StoreFixtures):
             writer.delete([("d00000", 2)])
         with closing(store.reader(index)) as reader:
             assert reader.stamps() == [Stamp("space-1", "run-1", 2), Stamp("space-1", "run-2", 4)]
+
+    def test_what_a_run_wrote_is_taken_back_without_a_tombstone(
+        self, writer: IndexWriter, reader: IndexReader
+    ) -> None:
+        writer.write(rows(range(3)), vectors(3), space=SPACE)
+        writer.begin("window-2")
+        writer.write(rows(range(2, 6), seq=5), vectors(4), space=SPACE)
+        assert writer.discard("window-2") == 4
+        assert writer.discard("window-2") == writer.discard("never") == 0
+        assert [state.id for state in reader.states()] == ["d00000", "d00001"]
+        assert writer.write(rows([2, 3], seq=1), vectors(2), space=SPACE) == Written(2, 0)
+
+    def test_vectors_of_another_space_are_refused_unless_it_is_proven_equal(
+        self, store: Store, index: str
+    ) -> None:
+        with closing(store.writer(index, epoch=1, run="run-1", accepts=["twin"])) as writer:
+            for space in ("other", ""):
+                with pytest.raises(ModelMismatch):
+                    writer.write([row("a")], vectors(1), space=space)
+            writer.write([row("a")], vectors(1), space="twin")
+            writer.write([row("b")], vectors(1), space=SPACE)
+        with closing(store.reader(index)) as reader:
+            assert {stamp.fingerprint: stamp.vectors for stamp in reader.stamps()} == {
+                SPACE: 1,
+                "twin": 1,
+            }
+            assert {stamp.fingerprint for stamp in reader.stamps(sample=100)} == {SPACE, "twin"}
