@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedmigrate.errors import ConfigError, MissingExtra, ServerAway, StorageUnavailable
 
@@ -26,11 +26,24 @@ _AWAY_CLASS, _AWAY = "08", frozenset({"25P03", "57P01", "57P02", "57P03", "57P05
 """Connection lost; ended for idling in a transaction, shut down, crashed, starting up, idle."""
 _DENIED = "42501"
 _PASSWORD_CLASS = "28"
+_CONNECT_SECONDS = 10
 
 
 def with_driver(url: URL) -> URL:
     """The URL with the driver that is used for PostgreSQL, unless it names another one."""
     return url.set(drivername=f"postgresql+{DRIVER}") if url.drivername in _PLAIN else url
+
+
+def connect_args() -> dict[str, Any]:
+    """For the driver. Nothing here outlives a transaction, so that readers may use a pooler."""
+    return {
+        "application_name": "embedmigrate",
+        "connect_timeout": _CONNECT_SECONDS,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "prepare_threshold": None,
+    }
 
 
 def conninfo(url: str) -> str:

@@ -9,7 +9,6 @@ ended by the server.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
@@ -23,7 +22,6 @@ from embedmigrate.errors import EmbedMigrateError
 LOCK_TIMEOUT = "30s"
 IDLE_TIMEOUT = "60s"
 """How long a process that was stopped inside a transaction may keep the others waiting."""
-CONNECT_SECONDS = 10
 
 
 def lock_key(*names: str) -> int:
@@ -40,23 +38,11 @@ _TAKE_TURNS = (
 _READ = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
-def connect_args() -> dict[str, Any]:
-    """For the driver. Nothing here outlives a transaction, so that readers may use a pooler."""
-    return {
-        "application_name": "embedmigrate",
-        "connect_timeout": CONNECT_SECONDS,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "prepare_threshold": None,
-    }
-
-
 def make_engine(url: URL) -> Engine:
     """An engine whose tables without a schema are those of ours."""
     return sa.create_engine(
         url,
-        connect_args=connect_args() if url.get_driver_name() == postgres.DRIVER else {},
+        connect_args=postgres.connect_args() if url.get_driver_name() == postgres.DRIVER else {},
         pool_pre_ping=True,
         hide_parameters=True,
         execution_options={"schema_translate_map": {None: postgres.SCHEMA}},

@@ -106,7 +106,7 @@ class PostgresSession:
         import psycopg
 
         return psycopg.connect(
-            postgres.conninfo(self._url), autocommit=True, **postgresql.connect_args()
+            postgres.conninfo(self._url), autocommit=True, **postgres.connect_args()
         )
 
     def _lock(self, connection: psycopg.Connection[Any]) -> bool:

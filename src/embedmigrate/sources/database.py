@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 
+from embedmigrate import postgres
 from embedmigrate.errors import ConfigError, EmbedMigrateError, Temporary
 
 # PostgreSQL is told transaction by transaction, so that a connection pooler cannot mix it up.
@@ -29,6 +31,13 @@ _SQLITE_MAY_PASS = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANT
 _MYSQL_MAY_PASS = frozenset({1040, 1053, 1205, 1213, 2006, 2013})
 
 
+class _StaleConnection(Exception):
+    """A connection that was kept had been closed by the server, or by something in between.
+
+    Instead of asking before each statement whether it is still there: a batch is one statement.
+    """
+
+
 class Database:
     """The database at a SQLAlchemy URL. A relative SQLite path starts from ``root``."""
 
@@ -38,12 +47,14 @@ class Database:
         self._secrets = _secrets(parsed)
         self._url = parsed
         try:
-            self.engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+            self.engine = _make_engine(parsed)
         except ImportError as error:
             raise ConfigError(
                 f"the driver of the source database {self.name} is not installed",
                 found=error.name or parsed.drivername,
-                next_step=f"pip install the driver of {parsed.drivername}, or name another one: "
+                next_step="pip install 'embedmigrate[pgvector]'"
+                if error.name == postgres.DRIVER
+                else f"pip install the driver of {parsed.drivername}, or name another one: "
                 f"{parsed.get_backend_name()}+DRIVER://…",
             ) from None
         except (exc.ArgumentError, TypeError, ValueError):
@@ -56,10 +67,20 @@ class Database:
 
     def rows(self, statement: sa.Select[Any] | sa.TextClause) -> Sequence[sa.Row[Any]]:
         """All rows of a statement, read in a transaction of its own."""
+        try:
+            return self._rows(statement)
+        except _StaleConnection:
+            return self._rows(statement)
+
+    def _rows(self, statement: sa.Select[Any] | sa.TextClause) -> Sequence[sa.Row[Any]]:
         with self._connect() as connection:
+            kept = connection.info.get("kept", False)
+            connection.info["kept"] = True
             try:
                 return connection.execute(statement).all()
             except exc.DBAPIError as error:
+                if kept and error.connection_invalidated and self.dialect == "postgresql":
+                    raise _StaleConnection from None
                 # the text of the driver may quote what stands in the rows
                 raise self._temporary(error) or ConfigError(
                     f"the database {self.name} cannot answer the queries of the source",
@@ -95,11 +116,8 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction that may write, on a connection of its own; for capture alone."""
-        engine = sa.create_engine(self._url, hide_parameters=True, poolclass=sa.NullPool)
-        if self.dialect == "sqlite":
-            sa.event.listen(engine, "connect", _on_connect("PRAGMA busy_timeout = 30000"))
         try:
-            with engine.connect() as connection:
+            with self._writer.connect() as connection:
                 if self.dialect == "sqlite":
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
@@ -111,8 +129,17 @@ class Database:
                 expected="the right to create triggers and tables, and to delete from them",
                 next_step="embedmigrate capture install --sql prints what somebody else may run",
             ) from None
-        finally:
-            engine.dispose()
+
+    @cached_property
+    def _writer(self) -> Engine:
+        """Keeps no connection on SQLite, one on a server: a follower writes every few seconds."""
+        if self.dialect == "sqlite":
+            engine = sa.create_engine(self._url, hide_parameters=True, poolclass=sa.NullPool)
+            sa.event.listen(engine, "connect", _on_connect("PRAGMA busy_timeout = 30000"))
+            return engine
+        return _make_engine(
+            self._url, pool_size=1, pool_pre_ping=True, isolation_level="READ COMMITTED"
+        )
 
     def can_hold(self, key: Sequence[object]) -> bool:
         """Whether a key of these values could stand in the database: else it cannot be asked."""
@@ -125,13 +152,15 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        if "_writer" in self.__dict__:
+            self._writer.dispose()
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
         try:
             connection = self.engine.connect()
         except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
-            raise Temporary(
+            raise self._contracted(error) or Temporary(
                 f"the source database {self.name} cannot be reached",
                 found=self._message(error),
                 next_step="check the database and `url`, then run the same command again",
@@ -144,6 +173,8 @@ class Database:
 
     def _temporary(self, error: exc.DBAPIError) -> EmbedMigrateError | None:
         """The error for what may be over in a minute; None for what will stay."""
+        if (contracted := self._contracted(error)) is not None:
+            return contracted
         # SQLite and MySQL say OperationalError for a lock and for a column that does not exist
         if self.dialect == "sqlite":
             name = getattr(error.orig, "sqlite_errorname", "")
@@ -163,14 +194,44 @@ class Database:
             next_step="run the same command again",
         )
 
+    def _contracted(self, error: Exception) -> EmbedMigrateError | None:
+        """What all adapters for PostgreSQL say of an error; None where they have no word for it."""
+        cause = error.orig if isinstance(error, exc.DBAPIError) else None
+        if cause is None or self.engine.dialect.driver != postgres.DRIVER:
+            return None
+        import psycopg
+
+        if not isinstance(cause, psycopg.Error):
+            return None
+        found = postgres.contracted(cause, f"the source database {self.name}")
+        if found is not None:
+            found.found = self._without_secrets(str(found.found))
+        return found
+
     def _message(self, error: Exception) -> str:
         """The first line of what the driver says, without the secrets of the URL."""
         cause = error.orig if isinstance(error, exc.DBAPIError) and error.orig else error
-        message = (str(cause).splitlines() or [type(cause).__name__])[0]
+        return self._without_secrets((str(cause).splitlines() or [type(cause).__name__])[0])
+
+    def _without_secrets(self, message: str) -> str:
         for secret in self._secrets:
             # whole words: a secret of one letter would leave nothing of the message
             message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message)
         return message
+
+
+def _make_engine(url: URL, **options: Any) -> Engine:
+    if url.get_backend_name() != "postgresql":
+        options["pool_pre_ping"] = True
+        return sa.create_engine(url, hide_parameters=True, **options)
+    if url.get_driver_name() != postgres.DRIVER:
+        return sa.create_engine(url, hide_parameters=True, **options)
+    given = {name: it for name, it in postgres.connect_args().items() if name not in url.query}
+    engine = sa.create_engine(url, hide_parameters=True, connect_args=given, **options)
+    from embedmigrate.sources.postgres_values import register_loaders
+
+    sa.event.listen(engine, "connect", lambda connection, _: register_loaders(connection))
+    return engine
 
 
 def _parse(url: str, root: Path) -> URL:
@@ -178,7 +239,7 @@ def _parse(url: str, root: Path) -> URL:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
         raise _bad_url("text that is not a URL") from None
-    database = parsed.database
+    parsed, database = postgres.with_driver(parsed), parsed.database
     if parsed.get_backend_name() != "sqlite" or not database or database.startswith(":memory:"):
         return parsed
     if database.startswith("file:"):

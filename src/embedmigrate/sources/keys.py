@@ -1,21 +1,24 @@
 """Keys of database rows as document ids, and back: injective, readable, never guessed.
 
-A key of one column is its text: an integer in decimal, a UUID in its canonical form, text as it
-is. The parts of a composite key are joined by ``/``, with ``%`` and ``/`` inside a part escaped as
-``%25`` and ``%2F``: the number of columns is fixed, so no two keys share an id.
+A key of one column is its text: a number in decimal, a UUID in its canonical form, a date or time
+in ISO 8601 (in UTC, where it has a time zone), text as it is. The parts of a composite key are
+joined by ``/``, with ``%`` and ``/`` inside a part escaped as ``%25`` and ``%2F``: the number of
+columns is fixed, so no two keys share an id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from uuid import UUID
 
 from embedmigrate.sources.base import KeyRange
 from embedmigrate.sources.values import UnusableId, make_id
 
-Part = int | str | UUID
-_KINDS: tuple[type[int] | type[str] | type[UUID], ...] = (int, str, UUID)
+Part = int | str | UUID | Decimal | datetime | date
+_KINDS: tuple[type[Part], ...] = (int, str, UUID, Decimal, datetime, date)  # a datetime is a date
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,7 @@ class KeyCodec:
                     found=f"{_kind(value).__name__} after {kind.__name__}",
                     expected="one type",
                 )
-        if len(key) == 1:
-            return make_id(key[0])
-        return make_id("/".join(_escape(str(value)) for value in key))
+        return id_of(key)
 
     def decode(self, id: str) -> tuple[Part, ...] | None:
         """The key of an id; None when no key has this id."""
@@ -48,11 +49,18 @@ class KeyCodec:
         if len(parts) != len(self.kinds):
             return None
         try:
-            key = tuple(kind(part) for kind, part in zip(self.kinds, parts, strict=True))
+            key = tuple(_parse(kind, part) for kind, part in zip(self.kinds, parts, strict=True))
             # "007" and "{uuid}" parse, but no key is ever written like that
             return key if self.encode(key) == id else None
-        except ValueError:
+        except (ValueError, ArithmeticError):
             return None
+
+
+def id_of(key: Sequence[object]) -> str:
+    """The id of a key, of which each part is of one of the kinds; ``UnusableId`` for another."""
+    if len(key) == 1:
+        return make_id(_text(key[0]))
+    return make_id("/".join(_escape(str(_text(part))) for part in key))
 
 
 def cut(ids: Iterable[str], size: int) -> Iterator[KeyRange]:
@@ -75,8 +83,27 @@ def _kind(value: object) -> type[Part]:
     raise UnusableId(
         "the key column cannot be used",
         found=f"values of type {type(value).__name__}",
-        expected="integers, text or UUIDs",
+        expected="integers, decimals, text, UUIDs, dates or times",
     )
+
+
+def _text(value: object) -> object:
+    """The text of what ``make_id`` does not know."""
+    if isinstance(value, Decimal):
+        if value.is_finite():
+            return format(value, "f")
+        raise UnusableId(
+            "the key column cannot be used", found=f"{value} as a number", expected="finite ones"
+        )
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _parse(kind: type[Part], part: str) -> Part:
+    if issubclass(kind, date):
+        return kind.fromisoformat(part)
+    return kind(part)
 
 
 def _escape(part: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.exc import NoSuchTableError, SAWarning
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import NullType
@@ -37,7 +38,11 @@ class Relation:
         self.name = config.table or "the query"
         self.table = ""
         """Its name without a schema; empty for a query."""
+        self.schema: str | None = None
+        """As it was named; None where the database finds the table without."""
+        self.keys_a_query = 1000 if database.dialect == "postgresql" else 100
         self._key = config.key
+        self._labels: dict[str, frozenset[str]] = {}
         self._unique: list[set[str]] = []
         self._never_null: set[str] = set()
         if config.table is not None:
@@ -70,7 +75,9 @@ class Relation:
         """The rows of these keys, as far as there are any: the key, then ``fields``."""
         columns = self._columns(self._key)
         chosen: ColumnElement[bool]
-        if len(columns) == 1:
+        if len(columns) > 1 and self.database.dialect == "postgresql":
+            chosen = sa.tuple_(*columns).in_([tuple(key) for key in keys])
+        elif len(columns) == 1:
             values = [key[0] for key in keys]
             chosen = columns[0].in_(
                 sa.bindparam(None, values, NullType(), expanding=True, unique=True)
@@ -83,6 +90,16 @@ class Relation:
                 )
             )
         return self.database.rows(self._select((*self._key, *fields), chosen))
+
+    def can_hold(self, key: Key) -> bool:
+        """Whether a key of these values could stand here: else it cannot be asked for."""
+        if not self.database.can_hold(key):
+            return False
+        if self._has_labels(key):
+            return True
+        with self.database.inspect() as inspector:  # the type may have got another one since
+            self._labels = _labels(_columns_of(inspector, self.table, self.schema))
+        return self._has_labels(key)
 
     def sample(self) -> Key | None:
         """Any one key without NULL; None when there is no row."""
@@ -138,13 +155,11 @@ class Relation:
         with self.database.inspect() as inspector:
             for schema, table in _readings(name):
                 try:
-                    with warnings.catch_warnings():
-                        # a column of a type that SQLAlchemy does not know is read like any other
-                        warnings.filterwarnings("ignore", "Did not recognize", SAWarning)
-                        columns = inspector.get_columns(table, schema)
+                    columns = _columns_of(inspector, table, schema)
                 except NoSuchTableError:
                     continue
-                self.table = table
+                self.table, self.schema = table, schema
+                self._labels = _labels(columns)
                 self._never_null = {c["name"] for c in columns if not c["nullable"]}
                 self._unique = list(_unique_sets(inspector, table, schema))
                 known = [column["name"] for column in columns]
@@ -176,6 +191,11 @@ class Relation:
                 expected="every column that the configuration and the recipe name",
                 next_step="correct the column names, or select them in the query",
             )
+
+    def _has_labels(self, key: Key) -> bool:
+        """Whether the values for columns of an enumeration are labels of it."""
+        values = zip(self._key, key, strict=True)
+        return all(value in self._labels.get(column, {value}) for column, value in values)
 
     def _columns(self, names: Sequence[str]) -> list[ColumnElement[Any]]:
         return [self._from.c[name] for name in names]
@@ -213,9 +233,27 @@ def _raw(sql: str) -> str:
 def _readings(name: str) -> Iterator[tuple[str | None, str]]:
     """(schema, table): a dot may be part of a name, else it ends the schema."""
     yield None, name
-    schema, dot, table = name.rpartition(".")
-    if dot and schema and table:
-        yield schema, table
+    for place in reversed([at for at, character in enumerate(name) if character == "."]):
+        if 0 < place < len(name) - 1:
+            yield name[:place], name[place + 1 :]
+
+
+def _columns_of(
+    inspector: sa.Inspector, table: str, schema: str | None
+) -> Sequence[ReflectedColumn]:
+    with warnings.catch_warnings():
+        # a column of a type that SQLAlchemy does not know is read like any other
+        warnings.filterwarnings("ignore", "Did not recognize", SAWarning)
+        return inspector.get_columns(table, schema)
+
+
+def _labels(columns: Sequence[ReflectedColumn]) -> dict[str, frozenset[str]]:
+    """The labels of the columns that are enumerations."""
+    return {
+        column["name"]: frozenset(column["type"].enums)
+        for column in columns
+        if isinstance(column["type"], sa.Enum)
+    }
 
 
 def _unique_sets(inspector: sa.Inspector, table: str, schema: str | None) -> Iterator[set[str]]:
