@@ -8,7 +8,7 @@ from typing import Any
 
 from embedmigrate.config import Settings
 from embedmigrate.errors import ConfigError
-from embedmigrate.sources.capture import SqliteCapture
+from embedmigrate.sources.base import Recording
 from embedmigrate.sources.sql import SqlSource
 
 
@@ -48,7 +48,7 @@ def capture_sql(settings: Settings, collection: str, *, remove: bool = False) ->
 
 
 @contextmanager
-def _recording(settings: Settings, collection: str) -> Iterator[SqliteCapture]:
+def _recording(settings: Settings, collection: str) -> Iterator[Recording]:
     configured = settings.collection(collection)
     with closing(settings.open_source(collection, configured.recipe)) as source:
         if not isinstance(source, SqlSource):

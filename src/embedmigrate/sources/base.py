@@ -151,6 +151,25 @@ class Capture(Protocol):
         """Drop the changes with a smaller number, which nobody will ask for again."""
 
 
+class Recording(Capture, Protocol):
+    """A ``Capture`` that is put into a source, and taken away again."""
+
+    def ddl(self) -> list[str]:
+        """The statements that start a recording, for whoever may change the table."""
+
+    def removal(self) -> list[str]:
+        """The statements that end it."""
+
+    def install(self) -> bool:
+        """Start recording; False when it is being recorded already, which is then left alone."""
+
+    def remove(self) -> bool:
+        """End the recording and drop what it holds; False when there was none."""
+
+    def unseen(self) -> list[str]:
+        """Names of what can change a document without being recorded."""
+
+
 ChangedSince = Callable[[Any], tuple[list[str], Any]]
 """From a watermark (JSON; None at first) to the documents that changed since, and the next one."""
 

@@ -28,6 +28,8 @@ ABOUT = "embedmigrate_capture"
 """The table that says which recordings there are."""
 
 
+RECORDED = frozenset({"sqlite", "postgresql"})
+"""The dialects of databases that can record their changes."""
 _TAG = "lower(hex(randomblob(8)))"
 _TRIGGERS = ("inserted", "updated", "deleted", "before_insert", "before_update")
 
@@ -252,11 +254,11 @@ class SqliteCapture:
 
 def require_table(table: str | None, dialect: str) -> None:
     """``ConfigError`` for a source that no trigger can be put on."""
-    if dialect != "sqlite":
+    if dialect not in RECORDED:
         raise ConfigError(
-            "changes are captured by triggers on SQLite alone",
+            "changes are captured by triggers on SQLite and PostgreSQL alone",
             found=f"a source in {dialect}",
-            expected="an SQLite source, or an application that says what it changes",
+            expected="a source in one of these, or an application that says what it changes",
             next_step='changes = "application" in the collection, and Collection.changed(ids)',
         )
     if table is None:

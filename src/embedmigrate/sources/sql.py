@@ -20,18 +20,20 @@ from embedmigrate.sources.base import (
     Document,
     DocumentState,
     KeyRange,
+    Recording,
     SourceConfig,
 )
 from embedmigrate.sources.keys import KeyCodec, cut
 from embedmigrate.sources.values import DocumentMaker, UnusableRecord
 
 if TYPE_CHECKING:
-    from embedmigrate.sources.capture import SqliteCapture
     from embedmigrate.sources.relation import Relation
 
 _KEYS_A_PAGE = 4096
-_KEYS_A_QUERY = 100
 _PAGE_CHARACTERS = 4_000_000
+_ROWS_THAT_TELL = 100
+_PAGES_A_RANGE = 16
+"""A range is a batch, which its reader keeps as a whole: what it may hold is read at once."""
 _KEYS_A_HINT = 100_000
 
 
@@ -79,29 +81,37 @@ class SqlSource:
         self._database = Database(config.url.get_secret_value(), context.root)
         self._opened: Relation | None = None
         self._codec: KeyCodec | None = None
-        self._recording: SqliteCapture | None = None
+        self._recording: Recording | None = None
         self._collection = context.collection
         self._page_rows = 100
 
     # -- the protocol -------------------------------------------------------------------------
 
     @property
-    def capture(self) -> SqliteCapture | None:
-        if self._config.table is None or self._database.dialect != "sqlite":
+    def capture(self) -> Recording | None:
+        from embedmigrate.sources.capture import RECORDED
+
+        if self._config.table is None or self._database.dialect not in RECORDED:
             return None
         return self.recording()
 
-    def recording(self) -> SqliteCapture:
+    def recording(self) -> Recording:
         """The triggers of this table, there or not; ``ConfigError`` where none can be."""
+        if self._recording is None:
+            self._recording = self._make_recording()
+        return self._recording
+
+    def _make_recording(self) -> Recording:
         from embedmigrate.sources.capture import SqliteCapture, require_table
 
-        if self._recording is None:
-            require_table(self._config.table, self._database.dialect)
-            table = self._relation.table
-            self._recording = SqliteCapture(
-                self._database, self._collection, table, self._config.key
-            )
-        return self._recording
+        database, key = self._database, self._config.key
+        require_table(self._config.table, database.dialect)
+        table = self._relation.table
+        if database.dialect == "sqlite":
+            return SqliteCapture(database, self._collection, table, key)
+        from embedmigrate.sources.postgres_capture import PostgresCapture
+
+        return PostgresCapture(database, self._collection, self._relation.schema, table, key)
 
     @property
     def changed_since(self) -> ChangedSince | None:
@@ -138,25 +148,29 @@ class SqlSource:
         last, end = (None if id is None else self._bound(codec, id) for id in (after, until))
         while True:
             limit = self._page_rows
+            if end is not None:
+                limit = min(_KEYS_A_PAGE, _PAGES_A_RANGE * limit)
             rows = self._relation.page(self._fields, last, end, limit)
             documents = [self._document(row) for row in rows]
             yield from documents
+            if len(rows) >= min(limit, _ROWS_THAT_TELL):
+                # rows of a megabyte come a few at a time, small ones by the thousand
+                size = sum(len(document.text) for document in documents)
+                page = _PAGE_CHARACTERS * len(rows) // (size + 1)
+                self._page_rows = max(1, min(_KEYS_A_PAGE, page))
             if len(rows) < limit:
                 return
             last = self._key(rows[-1])
-            # rows of a megabyte come a few at a time, small ones by the thousand
-            size = sum(len(document.text) for document in documents)
-            self._page_rows = max(1, min(_KEYS_A_PAGE, _PAGE_CHARACTERS * len(rows) // (size + 1)))
 
     def get(self, ids: Sequence[str]) -> dict[str, Document]:
         wanted = set(ids)
         codec = self._find_codec()
         if codec is None:
             return {}
-        keys = [key for key in map(codec.decode, wanted) if key and self._database.can_hold(key)]
-        found = {}
-        for start in range(0, len(keys), _KEYS_A_QUERY):
-            rows = self._relation.find(self._fields, keys[start : start + _KEYS_A_QUERY])
+        keys = [key for key in map(codec.decode, wanted) if key and self._relation.can_hold(key)]
+        found, size = {}, self._relation.keys_a_query
+        for start in range(0, len(keys), size):
+            rows = self._relation.find(self._fields, keys[start : start + size])
             for document in map(self._document, rows):
                 # a collation may find "A" for "a", which is another id
                 if document.id in wanted:
