@@ -80,8 +80,7 @@ class PostgresLog:
     def read(self, after: int, limit: int) -> list[Captured]:
         """The changes behind ``after``; numbers what has none where there are not enough."""
         page = self._page(after, limit)
-        if len(page) < limit and self._state()[0]:
-            self._number()
+        if len(page) < limit and self.head() > (page[-1].number if page else after):
             page = self._page(after, limit)
         return page
 
