@@ -89,7 +89,7 @@ def sync(
 
 @cli.group()
 def capture() -> None:
-    """Have an SQLite source record its changes, by triggers."""
+    """Have a source in SQL record its changes, by triggers."""
 
 
 def _sql(context: click.Context, collection: str, *, remove: bool) -> None:
