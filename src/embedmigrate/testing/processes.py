@@ -28,6 +28,7 @@ PRELOADED = (
     "embedmigrate.command",
     "embedmigrate.embedders.hashing",
     "embedmigrate.sources.managed",
+    "embedmigrate.sources.managed_sqlite",
     "embedmigrate.sources.sql",
     "embedmigrate.stores.faiss.store",
     "embedmigrate.testing.tasks",
