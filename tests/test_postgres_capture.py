@@ -614,6 +614,55 @@ def test_what_changes_without_a_trigger_is_refused(
     assert source.capture is not None and source.capture.token() is None
 
 
+def test_whoever_owns_the_table_can_make_partitions_without_a_grant(
+    run: Run, make_source: MakeSource, postgres: str
+) -> None:
+    run(
+        "CREATE ROLE application LOGIN;"
+        " ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC"
+    )
+    try:
+        run("GRANT CREATE ON SCHEMA public TO application")
+        with psycopg.connect(
+            postgres.replace("postgres@", "application@"), autocommit=True
+        ) as application:
+            application.execute(PARTITIONED[0])
+            capture = make_source().recording()
+            capture.install()
+            application.execute(PARTITIONED[1])
+            application.execute("INSERT INTO a0 VALUES (1, 'x')")
+        assert capture.token() is not None
+        assert recorded(capture) == {("1", "changed")}
+    finally:
+        run("DROP OWNED BY application; DROP ROLE application")
+
+
+def test_a_publication_of_all_tables_is_not_in_the_way(capture: Recording, run: Run) -> None:
+    run("ALTER TABLE articles REPLICA IDENTITY FULL")
+    run("CREATE PUBLICATION everything FOR ALL TABLES")
+    run("DELETE FROM articles WHERE id = 'a1'")
+    run("DELETE FROM articles WHERE id = 'a2'")
+    assert capture.head() == 2
+    capture.forget(2)
+    assert recorded(capture) == {("a2", "deleted")}
+
+
+def test_a_table_that_is_renamed_is_recorded_on_and_a_key_that_is_renamed_when_installed_again(
+    capture: Recording, run: Run, make_source: MakeSource
+) -> None:
+    before = capture.token()
+    run("ALTER TABLE articles RENAME TO papers")
+    renamed = make_source(table="papers").recording()
+    assert renamed.token() == before
+    run("ALTER TABLE papers RENAME id TO uid")
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        run("DELETE FROM papers WHERE uid = 'a1'")
+    again = make_source(table="papers", key="uid").recording()
+    assert again.token() is None and again.install()
+    run("DELETE FROM papers WHERE uid = 'a1'")
+    assert recorded(again) == {("a1", "deleted")}
+
+
 # -- beside those who write ---------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from psycopg import sql
 
 from embedmigrate import command
 from embedmigrate.engine import follow as following
+from embedmigrate.errors import ServerAway
+from embedmigrate.sources.base import Document
+from embedmigrate.sources.sql import SqlSource
 from tests.command_line import run
 from tests.postgres_library import PostgresLibrary
 from tests.postgres_server import PostgresServer
@@ -154,3 +159,41 @@ def test_the_commands_print_and_say_what_they_do(plain: PostgresLibrary) -> None
         count = owner.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'embedmigrate'")
         assert count.fetchone() == (0,)
     assert "as before" in run(plain.root, "capture", "remove", "articles").out
+
+
+@pytest.mark.parametrize("away", [0, 30], ids=["the command is repeated", "the command waits"])
+def test_a_server_that_is_killed_while_its_documents_are_read_costs_no_work(
+    tmp_path: Path,
+    postgres: str,
+    postgres_server: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    away: int,
+) -> None:
+    library = PostgresLibrary.of(tmp_path / "project", postgres, count=1200)
+    library.edit_config("[embedmigrate]", f"[embedmigrate]\naway_seconds = {away}")
+    command.capture_install(library.settings, "articles")
+    library.revision("wordllama", "first index")
+    scan, scanned = SqlSource.scan, []
+
+    def dying(self: SqlSource, *bounds: Any) -> Iterator[Document]:
+        scanned.append(bounds)
+        if len(scanned) == 2:
+            postgres_server.kill()
+            if away:
+                threading.Timer(0.5, postgres_server.start).start()
+        return scan(self, *bounds)
+
+    monkeypatch.setattr(SqlSource, "scan", dying)
+    if away:
+        (entry,) = library.upgrade()
+    else:
+        try:
+            with pytest.raises(ServerAway) as caught:
+                library.upgrade()
+        finally:
+            postgres_server.start()
+        assert caught.value.exit_code == 75
+        (entry,) = library.upgrade()
+    assert entry["live"]
+    assert scanned.count(scanned[0]) == 1 < scanned.count(scanned[1]), "what was done is done"
+    assert holds(library)

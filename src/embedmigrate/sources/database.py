@@ -114,8 +114,17 @@ class Database:
                 ) from None
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """One transaction that may write, on a connection of its own; for capture alone."""
+    def writing(
+        self,
+        *,
+        expected: str = "the right to create triggers and tables, and to delete from them",
+        next_step: str = "embedmigrate capture install --sql prints what somebody else may run",
+    ) -> Iterator[Connection]:
+        """One transaction that may write, on a connection of its own.
+
+        For a recording and for documents that are ours, whose faults ``expected`` and
+        ``next_step`` describe.
+        """
         try:
             with self._writer.connect() as connection:
                 if self.dialect == "sqlite":
@@ -126,8 +135,8 @@ class Database:
             raise self._temporary(error) or ConfigError(
                 f"the database {self.name} cannot be changed",
                 found=self._message(error),
-                expected="the right to create triggers and tables, and to delete from them",
-                next_step="embedmigrate capture install --sql prints what somebody else may run",
+                expected=expected,
+                next_step=next_step,
             ) from None
 
     @cached_property

@@ -132,6 +132,9 @@ class PostgresCapture:
             *self._log.creation(),
             f"CREATE FUNCTION {self._function}() RETURNS trigger LANGUAGE plpgsql "
             f"SECURITY DEFINER {settings} AS {_quoted(body)}",
+            # for whoever makes a partition, which gets the trigger; it cannot be called otherwise,
+            # nor named without a grant on the schema
+            f"GRANT EXECUTE ON FUNCTION {self._function}() TO PUBLIC",
         ]
         for part in needing_triggers(parts):
             table = Identifier(part.schema, part.name).as_string()

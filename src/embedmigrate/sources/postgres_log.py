@@ -113,6 +113,8 @@ class PostgresLog:
             "xid xid8 NOT NULL DEFAULT pg_current_xact_id(), deleted boolean NOT NULL, "
             f'key text[] COLLATE "C" NOT NULL) WITH ({_OFTEN})',
             f"CREATE INDEX ON {self.incoming} (xid)",
+            # else nothing could be deleted where a publication is FOR ALL TABLES
+            f"ALTER TABLE {self.incoming} REPLICA IDENTITY FULL",
             f"CREATE TABLE {self.numbered} (number bigint PRIMARY KEY, deleted boolean NOT NULL, "
             f'tag text NOT NULL, key text[] COLLATE "C" NOT NULL) WITH ({_OFTEN})',
             f"INSERT INTO {STATE} (collection, token, last, kept, seen) "

@@ -35,6 +35,7 @@ PRELOADED = (
     "embedmigrate.command",
     "embedmigrate.embedders.hashing",
     "embedmigrate.sources.managed",
+    "embedmigrate.sources.managed_sqlite",
     "embedmigrate.sources.sql",
     "embedmigrate.stores.faiss.store",
     "embedmigrate.testing.tasks",
