@@ -101,6 +101,22 @@ def test_the_sdist_holds_every_template_once_and_all_that_the_tests_need(sdist: 
     assert not [name for name in names if {"__pycache__", ".git", "indexes"} & set(name.parts)]
 
 
+def template_files(template: str) -> dict[str, bytes]:
+    """The files of a template by name."""
+    folder = f"migrations_template/{template}/"
+    return {
+        name.removeprefix(folder): content
+        for name, content in TEMPLATES.items()
+        if name.startswith(folder)
+    }
+
+
+def copied(project: Path) -> dict[str, bytes]:
+    """The files that ``init`` made in a project, by name."""
+    files = [project / "embedmigrate.toml", *(project / "migrations").iterdir()]
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
+
+
 @pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
 def test_init_works_however_it_is_installed(
     kind: str, wheel: Path, sdist: Path, unpacked: Path, tmp_path: Path
@@ -118,20 +134,18 @@ def test_init_works_however_it_is_installed(
         *("--no-index", "--no-deps", "--no-build-isolation", "--ignore-installed", *what[kind]),
         cwd=tmp_path,
     )
-    project = tmp_path / "project"
-    project.mkdir()
-
-    succeed(bin / "embedmigrate", "init", cwd=project)
+    project, other = tmp_path / "project", tmp_path / "other"
+    for folder, template in ((project, "default"), (other, "pgvector")):
+        folder.mkdir()
+        succeed(bin / "embedmigrate", "init", "--template", template, cwd=folder)
 
     place = succeed(
         bin / "python", "-c", "import embedmigrate; print(embedmigrate.__file__)", cwd=project
     )
     expected = unpacked if kind == "editable" else site
     assert Path(place.strip()).is_relative_to(expected.resolve()), "not what was installed"
-    for name, content in TEMPLATES.items():
-        file = PurePosixPath(name).name
-        copied = project / file if file == "embedmigrate.toml" else project / "migrations" / file
-        assert copied.read_bytes() == content
+    assert copied(project) == template_files("default")
+    assert copied(other) == template_files("default") | template_files("pgvector")
     assert succeed(bin / "embedmigrate", "heads", cwd=project) == ""
     assert succeed(bin / "python", "-m", "embedmigrate", "list-templates", cwd=project).startswith(
         "default  "

@@ -287,8 +287,9 @@ def test_an_editor_that_cannot_be_started_is_said_to_be_the_trouble(
     assert "EDITOR" in em(project, "edit", A2, code=2).err
 
 
-def test_the_scripts_of_the_only_template_can_be_listed(project: Workspace) -> None:
-    assert em(project, "list-templates").out.startswith("default  ")
+def test_the_templates_can_be_listed(project: Workspace) -> None:
+    names = [line.split()[0] for line in em(project, "list-templates").out.splitlines()]
+    assert names == ["default", "pgvector"]
 
 
 # -- beginning --------------------------------------------------------------------------------
@@ -304,6 +305,20 @@ def test_init_makes_scripts_folder_and_configuration(tmp_path: Path) -> None:
     assert (tmp_path / "migrations" / "script.py.mako").is_file()
     assert str(tmp_path / "embedmigrate.toml") in answer.out
     assert run(tmp_path, "status").code == 0
+
+
+@pytest.mark.parametrize("template", ["default", "pgvector"])
+def test_init_says_what_to_do_next(tmp_path: Path, template: str) -> None:
+    said = run(tmp_path, "init", "--template", template).err
+
+    assert said.startswith("To begin: ")
+    assert said.rstrip() in (tmp_path / "migrations" / "README").read_text("utf-8")
+    typed = [line.split()[1] for line in said.splitlines() if line.startswith("  embedmigrate ")]
+    assert [typed[0], typed[-1]] == ["doctor", "upgrade"]
+
+
+def test_init_is_quiet_when_it_is_asked_to_be(tmp_path: Path) -> None:
+    assert run(tmp_path, "-q", "init").err == ""
 
 
 def test_init_writes_the_folder_that_it_made_into_the_configuration(tmp_path: Path) -> None:

@@ -19,8 +19,12 @@ from embedmigrate.cli.root import (
 @cli.command(short_help="Make a scripts folder and a configuration.")
 @click.argument("directory", default="migrations", type=click.Path(path_type=Path))
 @click.option("-t", "--template", default="default", show_default=True, help="Template to copy.")
-def init(directory: Path, template: str) -> None:
-    """Make a scripts folder, and embedmigrate.toml unless there is one."""
+@click.pass_context
+def init(context: click.Context, directory: Path, template: str) -> None:
+    """Make a scripts folder, and embedmigrate.toml unless there is one.
+
+    Then says what to do next, unless the configuration was there already.
+    """
     from embedmigrate import command
     from embedmigrate.config import FILE_NAME
 
@@ -29,6 +33,8 @@ def init(directory: Path, template: str) -> None:
         click.echo(path)
     if not made[-1].endswith(FILE_NAME):
         tell(f"kept the configuration: see that script_location is {directory}")
+    elif not context.obj["quiet"]:
+        tell(command.first_steps(template))
 
 
 @cli.command("list-templates")

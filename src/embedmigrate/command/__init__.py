@@ -33,7 +33,7 @@ from embedmigrate.command.scripts import (
     stamp,
     upgrade_sql,
 )
-from embedmigrate.command.setup import init, list_templates
+from embedmigrate.command.setup import first_steps, init, list_templates
 from embedmigrate.command.syncing import follow, sync
 from embedmigrate.command.vendoring import restore
 
@@ -58,6 +58,7 @@ __all__ = [
     "drift",
     "edit",
     "ensure_version",
+    "first_steps",
     "follow",
     "heads",
     "history",

@@ -10,6 +10,10 @@ from embedmigrate.config import FILE_NAME
 from embedmigrate.errors import ConfigError, UsageError
 from embedmigrate.migration.environment import template_directory
 
+_DEFAULT = "default"
+_BEGIN = "To begin:"
+"""Starts the part of a template's README that ``init`` shows."""
+
 
 def list_templates() -> list[dict[str, str]]:
     """The templates that ``init`` can copy: name and first line of README."""
@@ -23,11 +27,18 @@ def list_templates() -> list[dict[str, str]]:
     ]
 
 
-def init(directory: Path, template: str = "default", *, root: Path | None = None) -> list[str]:
+def first_steps(template: str = _DEFAULT) -> str:
+    """What its README says is to be done after ``init``."""
+    text = (template_directory() / template / "README").read_text("utf-8")
+    return "".join(text.partition(_BEGIN)[1:]).rstrip()
+
+
+def init(directory: Path, template: str = _DEFAULT, *, root: Path | None = None) -> list[str]:
     """Make a scripts folder from a template; returns the paths that were made.
 
-    An ``embedmigrate.toml`` that exists in ``root`` (default: the current folder) is kept. A folder
-    that is not empty is refused.
+    A file that the template does not have is that of the default one. An ``embedmigrate.toml``
+    that exists in ``root`` (default: the current folder) is kept. A folder that is not empty is
+    refused.
     """
     root = root or Path.cwd()
     directory = root / directory
@@ -50,10 +61,10 @@ def init(directory: Path, template: str = "default", *, root: Path | None = None
         for folder in (directory / "versions", directory / "models"):
             folder.mkdir(parents=True, exist_ok=True)
             made.append(folder)
-        for file in sorted(source.iterdir()):
-            if file.is_file() and file.name != FILE_NAME:
-                shutil.copyfile(file, directory / file.name)
-                made.append(directory / file.name)
+        for name, file in sorted(_files_of(source).items()):
+            if name != FILE_NAME:
+                shutil.copyfile(file, directory / name)
+                made.append(directory / name)
         settings_file = root / FILE_NAME
         if not settings_file.exists() and not _configured_in_pyproject(root):
             text = (source / FILE_NAME).read_text("utf-8")
@@ -68,6 +79,12 @@ def init(directory: Path, template: str = "default", *, root: Path | None = None
             f"{directory} cannot be written: {error.strerror}", next_step="choose another folder"
         ) from error
     return [str(path) for path in made]
+
+
+def _files_of(source: Path) -> dict[str, Path]:
+    """The files of a template by name: its own, and the others of the default template."""
+    folders = (template_directory() / _DEFAULT, source)
+    return {file.name: file for folder in folders for file in folder.iterdir() if file.is_file()}
 
 
 def _configured_in_pyproject(root: Path) -> bool:
