@@ -47,6 +47,8 @@ _TABLES = ("collections", "models", "hooks")
 _SECRET_CHARACTERS = 6
 """A shorter value from the environment is no secret, and would hide ordinary words."""
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_PASSWORD = re.compile(r"://[^/?#@:\s]*:([^/?#@\s]+)@")
+"""In a URL, behind the user."""
 
 
 class _General(BaseModel):
@@ -437,6 +439,10 @@ class _Parser:
             return [self.expand(item, where) for item in value]
         if not isinstance(value, str):
             return value
+        if (password := _PASSWORD.search(value)) and not _VARIABLE.search(password[1]):
+            raise self.error(
+                where, "a password stands in the file", "one from the environment: ${NAME}"
+            )
 
         def from_environment(match: re.Match[str]) -> str:
             try:

@@ -60,8 +60,12 @@ def _begin(connection: Connection) -> None:
 
 
 def create_schema(connection: Connection) -> None:
-    """Make the schema of ours; inside a transaction that writes."""
-    connection.execute(sa.schema.CreateSchema(postgres.SCHEMA, if_not_exists=True))
+    """Make the schema of ours; inside a transaction that writes.
+
+    It is asked for first: who may not make one may have been given one.
+    """
+    if not sa.inspect(connection).has_schema(postgres.SCHEMA):
+        connection.execute(sa.schema.CreateSchema(postgres.SCHEMA))
 
 
 def translate(error: DBAPIError, place: str) -> EmbedMigrateError | None:

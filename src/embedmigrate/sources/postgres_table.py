@@ -96,6 +96,12 @@ def times_of(database: Database, table: Part, columns: Sequence[str]) -> list[bo
         sa.text(_TYPES).bindparams(schema=table.schema, table=table.name)
     )
     types = {str(name): str(kind) for name, kind in rows}
+    if missing := [column for column in columns if column not in types]:
+        raise ConfigError(
+            f"the columns of the key cannot be looked up: {', '.join(missing)}",
+            expected="a role that may read the table, SELECT at least",
+            next_step="grant it, or correct `key` of the source in the configuration",
+        )
     return [types[column].startswith(("timestamp", "date")) for column in columns]
 
 

@@ -139,12 +139,11 @@ class PgvectorStore:
         drop(self._database, index)
 
     def offer(self, connection: Any) -> None:
-        from embedmigrate.stores.pgvector.layout import Layout
         from embedmigrate.stores.pgvector.published import offer
-        from embedmigrate.stores.pgvector.tables import make_common
+        from embedmigrate.stores.pgvector.tables import ensure_common
 
+        ensure_common(self._database)
         with postgres.translated(self._database.place):
-            make_common(Layout(self._database, "any"), connection)
             offer(self._database, connection, [self._config.schema])
 
     def publish(self, connection: Any, collection: str, index: str | None) -> None:

@@ -89,6 +89,16 @@ def create(database: Database, manifest: IndexManifest) -> None:
         )
 
 
+def ensure_common(database: Database) -> None:
+    """Make what every index needs, as the role that writes indexes; nothing when it is there."""
+
+    def make(connection: Connection) -> None:
+        connection.execute(_with_schema(_ONE_AT_A_TIME, database))
+        make_common(Layout(database, "any"), connection)
+
+    _changed(database, make)
+
+
 def drop(database: Database, index: str) -> None:
     """Drop an index; nothing when it is not there. See ``PgvectorStore.drop``."""
     layout = Layout(database, index)
