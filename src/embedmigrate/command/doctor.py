@@ -18,7 +18,7 @@ from embedmigrate.catalog.examining import examine as examine_catalog
 from embedmigrate.command.project import FAR_STORES, refuse_to_begin_anew
 from embedmigrate.config import Settings, load_settings
 from embedmigrate.engine.belonging import looked_at
-from embedmigrate.errors import ConfigError, EmbedMigrateError, UnpinnedReference
+from embedmigrate.errors import ConfigError, EmbedMigrateError, Temporary, UnpinnedReference
 from embedmigrate.examining import Examined, Observation, look
 from embedmigrate.migration.environment import Environment
 from embedmigrate.models.pin_file import read_pins
@@ -114,8 +114,8 @@ def _collection(settings: Settings, name: str) -> Iterator[Observation]:
         configured = settings.collection(name)
         store = settings.open_store(name)
         parts.append(store)
-        store.check_writable()
         parts.append(settings.open_source(name, configured.recipe))
+        store.check_writable()
         ours = [it for it in store.manifests() if it.collection == name]
         if catalog_exists(settings.catalog_url):
             _refuse_unknown(settings, ours)
@@ -136,11 +136,11 @@ def _collection(settings: Settings, name: str) -> Iterator[Observation]:
 def _examined(
     what: str, first: Observation, examine: Callable[[], Iterable[Observation]]
 ) -> Iterator[Observation]:
-    """What a part says of its place; why it cannot, unless the ``first`` look told that."""
+    """What a part says of its place, or why it cannot; that nobody answers was told ``first``."""
     try:
         yield from examine()
     except EmbedMigrateError as error:
-        if first.trouble is None:
+        if not isinstance(error, Temporary) or first.trouble is None:
             yield Observation(what, error.message, str(error), error.exit_code)
 
 

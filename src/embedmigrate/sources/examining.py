@@ -14,16 +14,22 @@ from embedmigrate.sources.base import Recording
 from embedmigrate.sources.database import Database
 
 _RIGHTS = sa.text(
-    "SELECT quote_ident(current_user), to_regclass(:table) IS NOT NULL,"
-    " has_table_privilege(to_regclass(:table), 'SELECT')"
-    " OR has_any_column_privilege(to_regclass(:table), 'SELECT')"
+    "SELECT quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE'),"
+    " has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT'),"
+    " quote_ident(n.nspname), quote_ident(n.nspname) || '.' || quote_ident(c.relname)"
+    " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE c.relname = :table AND CASE WHEN CAST(:schema AS text) IS NULL"
+    " THEN pg_table_is_visible(c.oid) ELSE n.nspname = :schema END"
 )
 
 
 def examine(
-    database: Database, collection: str, table: str | None, recording: Recording | None
+    database: Database,
+    collection: str,
+    table: tuple[str | None, str] | None,
+    recording: Recording | None,
 ) -> Iterator[Observation]:
-    """``table`` is quoted as SQL names it; None for a source that is a query."""
+    """``table`` is a schema, None for the default one, and a name; None for a query."""
     if database.dialect == "postgresql":
 
         def ask(statement: str) -> Sequence[Any]:
@@ -36,18 +42,20 @@ def examine(
         yield look(f"capture of {collection}", lambda: _capture(collection, recording))
 
 
-def _rights(database: Database, table: str) -> str:
-    (row,) = database.rows(_RIGHTS.bindparams(table=table))
-    role, there, readable = tuple(row)
-    if there and readable:
-        return f"role {role} may read {table}"
+def _rights(database: Database, table: tuple[str | None, str]) -> str:
+    (row,) = database.rows(_RIGHTS.bindparams(schema=table[0], table=table[1]))
+    role, may_enter, may_read, schema, name = tuple(row)
+    grants = [
+        *([] if may_enter else [f"GRANT USAGE ON SCHEMA {schema} TO {role}"]),
+        *([] if may_read else [f"GRANT SELECT ON {name} TO {role}"]),
+    ]
+    if not grants:
+        return f"role {role} may read {name}"
     raise ConfigError(
-        f"role {role} may not read {table} in {database.name}",
-        found="no right SELECT" if there else "no such table",
+        f"role {role} may not read {name} in {database.name}",
+        found=f"{len(grants)} rights are missing",
         expected="SELECT on it, and USAGE on its schema",
-        next_step=f"psql: GRANT SELECT ON {table} TO {role}"
-        if there
-        else "correct `table` of the source in the configuration",
+        next_step=f"psql: {'; '.join(grants)}",
     )
 
 

@@ -119,9 +119,7 @@ class SqlSource:
 
         table = None
         if self._config.table is not None:
-            quote = self._database.engine.dialect.identifier_preparer.quote
-            names = (self._relation.schema, self._relation.table)
-            table = ".".join(quote(name) for name in names if name)
+            table = (self._relation.schema, self._relation.table)
         return examine(self._database, self._collection, table, self.capture)
 
     @property
