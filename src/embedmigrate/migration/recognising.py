@@ -86,12 +86,13 @@ class Recognition:
         by_move: dict[int, str] = {}
         for number, container in sorted(mine.items()):
             state = IndexState.LIVE if number == at else IndexState.RETAINED
-            record = self._record(self.moves[number], container, state)
+            spec = self.moves[number].spec
+            record = replace(self._record(self.moves[number], container, state), spec=spec)
             same = records.get(container.name)
-            if same is None or (number == at and same.spec.answers_like(record.spec)):
+            if same is None or (number == at and same.spec.answers_like(spec)):
                 records[record.name] = record
-            elif not same.spec.answers_like(record.spec):  # the same vectors, asked otherwise
-                record = replace(record, name=names.next(), spec=self.moves[number].spec)
+            elif not same.spec.answers_like(spec):  # the same vectors, asked otherwise
+                record = replace(record, name=names.next())
                 records[record.name] = record
             by_move[number] = record.name
         return self._written(at, mine, by_move, records, names)
