@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +104,15 @@ def _all_of(name: str) -> sql.Composed:
     return sql.SQL("SELECT to_json(t) FROM {} AS t").format(_table(name))
 
 
-@pytest.fixture(params=["sqlite and faiss", "postgresql and pgvector"])
-def losing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Losing]:
-    """`fake-a` was live, `fake-b` is; the catalog can be lost."""
+def make_losing(root: Path, url: str | None) -> Losing:
+    """`fake-a` was live, `fake-b` is; in PostgreSQL at ``url``, else in SQLite and FAISS."""
     collections, general = ARTICLES.replace('"wordllama"', '"fake-a"'), GENERAL
-    url = None
-    if request.param != "sqlite and faiss":
-        url = request.getfixturevalue("postgres")
+    if url is not None:
         store = f'{{ kind = "pgvector", url = "{url}" }}'
         collections = collections.replace('{ kind = "faiss", path = "indexes" }', store)
         general = general.replace('catalog = "sqlite:///catalog.db"\n', "")
     workspace = Workspace.make(
-        tmp_path / "project",
+        root,
         collections=collections,
         general=general,
         pin=("fake-a", "fake-b"),
@@ -127,7 +125,14 @@ def losing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Losing]:
     workspace.upgrade()
     workspace.revision("fake-b")
     workspace.upgrade()
-    yield Losing(workspace, url)
+    return Losing(workspace, url)
+
+
+@pytest.fixture(params=["sqlite and faiss", "postgresql and pgvector"])
+def losing(request: pytest.FixtureRequest, tmp_path: Path) -> Losing:
+    in_postgres = request.param == "postgresql and pgvector"
+    url = request.getfixturevalue("postgres") if in_postgres else None
+    return make_losing(tmp_path / "project", url)
 
 
 def edited(workspace: Workspace, remark: str, *, without: int = 0) -> None:
@@ -471,3 +476,117 @@ def test_a_model_that_came_back_is_asked_for(losing: Losing) -> None:
     assert workspace.live() == "fake-a" and workspace.upgrade() == []
     command.rollback(workspace.settings, "articles")
     assert workspace.live() == "fake-b"
+
+
+# -- one kind of database alone -----------------------------------------------------------------
+
+
+def test_a_file_that_is_no_catalog_any_more_is_set_aside(tmp_path: Path) -> None:
+    workspace = fake(tmp_path / "project")
+    file = workspace.root / "catalog.db"
+    file.write_bytes(b"what a broken disk gives" * 500)
+    kept = command.rebuild_catalog(workspace.settings, yes=True)["kept"]
+    assert Path(kept).read_bytes().startswith(b"what a broken disk gives")
+    assert workspace.live() == "fake-a"
+    command.sync(workspace.settings)
+    assert command.verify(workspace.settings)["holds"]
+
+
+def test_a_newer_catalog_is_not_replaced(tmp_path: Path) -> None:
+    workspace = fake(tmp_path / "project")
+    with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("UPDATE embedmigrate_catalog SET schema_version = 99")
+    with pytest.raises(UnknownCatalog, match="newer"):
+        command.rebuild_catalog(workspace.settings, yes=True)
+
+
+def test_a_catalog_that_is_whole_is_left_as_it_is(tmp_path: Path) -> None:
+    workspace = fake(tmp_path / "project")
+    before = workspace.snapshot()
+    assert not command.rebuild_catalog(workspace.settings, yes=True)["needed"]
+    assert workspace.snapshot() == before
+
+
+def test_an_empty_catalog_that_somebody_made_is_replaced(tmp_path: Path) -> None:
+    workspace = fake(tmp_path / "project")
+    with Catalog(workspace.settings.catalog_url) as catalog:
+        before = catalog.id
+    for file in workspace.root.glob("catalog.db*"):
+        file.unlink()
+    Catalog(workspace.settings.catalog_url).close()
+    with pytest.raises(UnknownCatalog, match="belongs to another catalog"):
+        workspace.revision("fake-b")
+        workspace.upgrade()
+    result = command.rebuild_catalog(workspace.settings, yes=True)
+    assert (result["catalog_id"], workspace.live()) == (before, "fake-a")
+
+
+def test_a_catalog_without_its_version_row_is_rebuilt(tmp_path: Path) -> None:
+    """As a dump of some of its tables leaves it: everything would seem to be pending."""
+    workspace = fake(tmp_path / "project")
+    with closing(sqlite3.connect(workspace.root / "catalog.db")) as catalog, catalog:
+        catalog.execute("DROP TABLE embedmigrate_version")
+    command.rebuild_catalog(workspace.settings, yes=True)
+    assert workspace.upgrade() == [] and workspace.live() == "fake-a"
+
+
+def test_indexes_of_two_catalogs_are_asked_about(tmp_path: Path) -> None:
+    ours, theirs = (fake(tmp_path / name) for name in ("ours", "theirs"))
+    (index,) = ours.settings.open_store("articles").manifests()
+    shutil.copytree(
+        theirs.root / "indexes" / "articles-0001", ours.root / "indexes" / "elsewhere-1"
+    )
+    manifest = replace(index, index="elsewhere-1", catalog_id="another")
+    with closing(sqlite3.connect(ours.root / "indexes" / "elsewhere-1" / "rows.sqlite")) as rows:
+        rows.execute("UPDATE state SET manifest = ?", (json.dumps(asdict(manifest)),))
+        rows.commit()
+    (ours.root / "catalog.db").unlink()
+    with pytest.raises(UnknownCatalog, match="do not name one catalog") as refused:
+        command.rebuild_catalog(ours.settings)
+    assert "--catalog-id" in str(refused.value)
+    result = command.rebuild_catalog(ours.settings, yes=True, catalog_id=index.catalog_id)
+    assert [it["index"] for it in result["left_alone"]] == ["elsewhere-1"]
+    command.sync(ours.settings)
+
+
+def test_it_asks_on_the_command_line_and_prints_one_document(tmp_path: Path) -> None:
+    workspace = fake(tmp_path / "project")
+    (workspace.root / "catalog.db").unlink()
+    shown = run(workspace.root, "doctor", "--rebuild-catalog")
+    assert shown.code == 0 and "index articles-0001 is live" in shown.out
+    assert "nothing was changed; with --yes" in shown.out
+    assert not (workspace.root / "catalog.db").exists()
+    done = run(workspace.root, "doctor", "--rebuild-catalog", "--yes", "--json")
+    assert done.code == 0 and json.loads(done.out)["done"]
+    again = run(workspace.root, "doctor", "--rebuild-catalog")
+    assert "nothing is lost" in again.out
+    assert run(workspace.root, "doctor", "--yes").code == 2
+
+
+def test_readers_in_sql_go_on(postgres: str, tmp_path: Path) -> None:
+    """The view of the route goes with the tables, and is there again."""
+    losing = make_losing(tmp_path / "project", postgres)
+    losing.lose()
+    losing.rebuild()
+    with psycopg.connect(postgres) as connection:
+        found = connection.execute("SELECT collection, index FROM embedmigrate.route").fetchall()
+        query = json.dumps([1.0] * 48)
+        hits = connection.execute(
+            "SELECT id FROM embedmigrate.search('articles', (SELECT fingerprint FROM"
+            " embedmigrate.route), %s::vector, 3)",
+            (query,),
+        ).fetchall()
+    assert found == [("articles", "articles-0002")] and len(hits) == 3
+
+
+def fake(root: Path) -> Workspace:
+    """`fake-a` live, in SQLite and FAISS."""
+    workspace = Workspace.make(
+        root,
+        collections=ARTICLES.replace('"wordllama"', '"fake-a"'),
+        pin=("fake-a", "fake-b"),
+        corpus=documents(12),
+    )
+    workspace.revision("fake-a")
+    workspace.upgrade()
+    return workspace
