@@ -16,12 +16,13 @@ import pytest
 from psycopg import sql
 
 from embedmigrate import Collection, command
-from embedmigrate.catalog import Catalog, locks, rebuilding, schema
+from embedmigrate.catalog import Catalog, events, locks, rebuilding, schema
 from embedmigrate.catalog.rebuilding import Floor
 from embedmigrate.engine.job import StopSignal
 from embedmigrate.errors import (
     FencedOut,
     LockHeld,
+    Refused,
     StickyState,
     Stopped,
     UnknownCatalog,
@@ -226,6 +227,8 @@ def test_everything_works_again(losing: Losing) -> None:
     assert found["done"] and len(entry["applied"]) == 2 and entry["live"] == "articles-0002"
     assert workspace.live() == "fake-b"
     assert [it["model"] for it in workspace.status()["retained"]] == ["fake-a"]
+    with pytest.raises(Refused, match="past its grace"):
+        command.contract(workspace.settings)
     (synced,) = command.sync(workspace.settings)["collections"]
     assert (synced["written"], synced["deleted"]) == (1, 1)
     assert command.verify(workspace.settings)["holds"]
@@ -519,6 +522,40 @@ def test_an_empty_catalog_that_somebody_made_is_replaced(tmp_path: Path) -> None
         workspace.upgrade()
     result = command.rebuild_catalog(workspace.settings, yes=True)
     assert (result["catalog_id"], workspace.live()) == (before, "fake-a")
+
+
+def test_what_is_written_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    workspace = fake(tmp_path / "project")
+    with Catalog(workspace.settings.catalog_url) as catalog:
+        with catalog.read() as connection:
+            seen = rebuilding.Copy(connection, catalog).state()
+        with catalog.write() as connection:
+            events.record(connection, "resumed", "articles")
+        with pytest.raises(Refused, match="written meanwhile"):
+            rebuilding.rebuild(catalog, catalog.id, [], [], seen, lambda _connection: None)
+    assert workspace.live() == "fake-a"
+    assert not list(workspace.root.glob("catalog.db.before-*"))
+
+
+def test_a_rebuild_that_fails_changes_nothing(losing: Losing) -> None:
+    """The new catalog and the copy of the old one are one transaction, or the copy is a file."""
+    restore = losing.copy()
+    command.rollback(losing.workspace.settings, "articles")
+    restore()
+
+    def fails(_connection: object) -> None:
+        raise RuntimeError("a test")
+
+    with Catalog(losing.workspace.settings.catalog_url) as catalog:
+        with catalog.read() as connection:
+            seen = rebuilding.Copy(connection, catalog).state()
+        with pytest.raises(RuntimeError, match="a test"):
+            rebuilding.rebuild(catalog, "another", [], [], seen, fails)
+        with catalog.read() as connection:
+            assert rebuilding.Copy(connection, catalog).state() == seen
+    assert losing.workspace.live() == "fake-b"
+    losing.rebuild()
+    assert losing.workspace.live() == "fake-a"
 
 
 def test_a_catalog_without_its_version_row_is_rebuilt(tmp_path: Path) -> None:

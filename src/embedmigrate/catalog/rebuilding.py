@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,12 +225,13 @@ def _keep_copy(catalog: Catalog, connection: Connection, old: Copy) -> str | Non
         sync_folder(copy.parent)
         return str(copy)
     return postgresql.copy_tables(
-        connection, old.tables(), f"{catalog.schema}_before_{_now().lower()}"
+        connection, old.tables(), f"{catalog.schema}_before_{_now().lower().replace('.', '_')}"
     )
 
 
 def _now() -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    """As a part of a name that no copy has yet."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def set_aside(file: Path) -> str:
