@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
-from alembic.script import Script, ScriptDirectory
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -21,13 +21,11 @@ from embedmigrate.catalog.sqlite import file_of
 from embedmigrate.command.project import Project, version_table
 from embedmigrate.config import Settings
 from embedmigrate.engine.belonging import looked_at
-from embedmigrate.engine.job import Reporter, Silent
 from embedmigrate.errors import ConfigError, UnknownCatalog, UsageError
 from embedmigrate.migration.environment import VERSION_TABLE, Environment, script_errors
-from embedmigrate.migration.operations import ReembedOp
-from embedmigrate.migration.plan import spec_after, spec_of
-from embedmigrate.migration.recognising import Container, Move, Recognition, over_floor
-from embedmigrate.migration.recorder import all_moves, refuse_forks
+from embedmigrate.migration.moves import moves_of
+from embedmigrate.migration.recognising import Container, Recognition, over_floor
+from embedmigrate.migration.recorder import refuse_forks
 from embedmigrate.stores.base import IndexManifest, Store
 from embedmigrate.stores.recovering import Marks, RecoverableStore
 
@@ -52,7 +50,6 @@ def rebuild_catalog(
     yes: bool = False,
     applied: Sequence[str] = (),
     catalog_id: str | None = None,
-    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """What the catalog would be if it was made from the stores and scripts; with ``yes``, make it.
 
@@ -65,13 +62,13 @@ def rebuild_catalog(
     scripts = Environment(settings).scripts()
     refuse_forks(scripts)
     with ExitStack() as stack:
-        loss = _Loss(settings, scripts, reporter or Silent(), stack)
+        loss = _Loss(settings, scripts, stack)
         if loss.is_none:
-            return _NOTHING
+            return dict(_NOTHING)
         plan = loss.plan(applied, catalog_id)
         if not yes:
             return _described(plan, done=False, kept=None)
-        kept = loss.make(plan)
+        plan, kept = loss.make(plan)
     # what readers in SQL use is made anew, too
     with Project(settings, create_catalog=True) as project, project.catalog.write() as connection:
         for collection in plan.collections:
@@ -92,16 +89,14 @@ class _Plan:
 class _Loss:
     """Looks at what is left. ``make`` alone writes."""
 
-    def __init__(
-        self, settings: Settings, scripts: ScriptDirectory, reporter: Reporter, stack: ExitStack
-    ) -> None:
-        self._settings, self._scripts, self._reporter = settings, scripts, reporter
+    def __init__(self, settings: Settings, scripts: ScriptDirectory, stack: ExitStack) -> None:
+        self._settings, self._scripts = settings, scripts
         self._stores = {name: settings.open_store(name) for name in sorted(settings.collections)}
         self._catalog, self._unusable = self._opened()
         if self._catalog is not None:
             stack.enter_context(self._catalog)
         self._listed = {name: list(store.manifests()) for name, store in self._stores.items()}
-        self._moves = self._of_scripts()
+        self._moves = moves_of(settings, scripts)
 
     def _opened(self) -> tuple[Catalog | None, bool]:
         """The older catalog, and whether what lies in its place is no database at all."""
@@ -113,27 +108,6 @@ class _Loss:
             if not isinstance(error.__cause__, DBAPIError):  # a newer program made it
                 raise
             return None, True
-
-    def _of_scripts(self) -> dict[str, list[Move]]:
-        found: dict[str, list[Move]] = {}
-        for collection, steps in all_moves(self._scripts).items():
-            if collection not in self._stores:
-                continue
-            operations = [step.move for step in steps if step.move is not None]
-            for number, step in enumerate(steps, start=1):
-                built = next(
-                    (it for it in reversed(operations[:number]) if isinstance(it, ReembedOp)), None
-                )
-                spec = spec_after(self._settings, operations[:number])
-                assert built is not None, "spec_after would have refused"
-                move = Move(
-                    step,
-                    _down_revision(self._scripts, step.revision),
-                    spec,
-                    spec_of(self._settings, built),
-                )
-                found.setdefault(collection, []).append(move)
-        return found
 
     # -- is something lost? -------------------------------------------------------------------
 
@@ -277,9 +251,9 @@ class _Loss:
 
     # -- making it ----------------------------------------------------------------------------
 
-    def make(self, plan: _Plan) -> str | None:
-        """Write the catalog; where the copy of the older one is."""
-        collections = [self._fenced(collection) for collection in plan.collections]
+    def make(self, plan: _Plan) -> tuple[_Plan, str | None]:
+        """Write the catalog; returns what it says, and where the copy of the older one is."""
+        plan = replace(plan, collections=tuple(map(self._fenced, plan.collections)))
         seen, kept = State(), None
         if self._catalog is not None:
             with self._catalog.read() as connection:
@@ -292,12 +266,12 @@ class _Loss:
             copy = rebuilding.rebuild(
                 catalog,
                 plan.catalog_id,
-                collections,
+                plan.collections,
                 [(collection, index) for collection, index, _ in plan.left_alone],
                 seen,
                 self._stamp(catalog, plan.revisions),
             )
-        return copy or kept
+        return plan, copy or kept
 
     def _fenced(self, collection: Rebuilt) -> Rebuilt:
         """Take the indexes over from whoever may still write to them, then read what they reached.
@@ -356,15 +330,6 @@ def _marks(collection: str, store: Store, index: str) -> Marks:
             next_step="restore the catalog from a backup",
         )
     return store.marks(index)
-
-
-def _down_revision(scripts: ScriptDirectory, revision: str) -> str | None:
-    with script_errors():
-        script = scripts.get_revision(revision)
-    assert isinstance(script, Script)
-    down = script.down_revision
-    assert down is None or isinstance(down, str), "a merge holds no operation"
-    return down
 
 
 def _described(plan: _Plan, *, done: bool, kept: str | None) -> dict[str, Any]:
