@@ -400,6 +400,7 @@ JSON: dict[str, dict[str, Any]] = {
                 "found": "model 'minilm' is not pinned",
                 "trouble": "what was found, what was expected, what to type next",
                 "exit_code": 78,
+                "advice": None,
             }
         ],
     },

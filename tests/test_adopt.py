@@ -565,3 +565,22 @@ def test_a_file_that_its_owner_changes_is_not_served_any_more(adopted: Legacy) -
         Collection.open("articles", workspace.settings)
     with pytest.raises(DamagedIndex):
         command.audit(workspace.settings, "articles")
+
+
+def test_a_catalog_that_was_lost_knows_it_as_adopted_again(adopted: Legacy) -> None:
+    """How it was proven is lost; that somebody else made it is not, and nobody writes to it."""
+    workspace = adopted.workspace
+    before = adopted.index.read_bytes()
+    for file in workspace.root.glob("catalog.db*"):
+        file.unlink()
+    (entry,) = command.rebuild_catalog(workspace.settings, yes=True)["collections"]
+    assert [it["state"] for it in entry["indexes"]] == ["adopted"]
+    assert workspace.status()["live"]["provenance"] == "adopted"
+    command.sync(workspace.settings)
+    workspace.revision("wordllama-64")
+    workspace.upgrade()
+    with pytest.raises(Irreversible, match="has changed since") as refused:
+        command.rollback(workspace.settings, "articles")
+    assert "lost with the catalog" in str(refused.value)
+    command.rollback(workspace.settings, "articles", now=True)
+    assert workspace.live() == "wordllama" and adopted.index.read_bytes() == before

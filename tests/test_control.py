@@ -281,8 +281,8 @@ def test_a_cancel_beside_what_prepares_nothing_does_not_wait_for_the_next_upgrad
     locked = Project.locked
 
     @contextmanager
-    def asked_within(project: Project, collections: Any) -> Any:
-        with locked(project, collections) as leases:
+    def asked_within(project: Project, collections: Any, **options: Any) -> Any:
+        with locked(project, collections, **options) as leases:
             with monkeypatch.context() as patch:
                 patch.setattr(Project, "locked", locked)
                 command.cancel(moving.settings, "articles", reason="stop that")

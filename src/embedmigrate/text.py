@@ -213,6 +213,40 @@ def observed(result: dict[str, Any]) -> str:
         lines.append(f"{'ok' if it['trouble'] is None else 'NO':<3} {it['what']}: {it['found']}")
         if it["trouble"] is not None:
             lines += [f"    {line.strip()}" for line in it["trouble"].splitlines()[1:]]
+        elif it["advice"] is not None:
+            lines.append(f"    advice: {it['advice']}")
+    return "\n".join(lines)
+
+
+def rebuilt(result: dict[str, Any]) -> str:
+    """What a rebuilt catalog says, or would say, and what is lost."""
+    if not result["needed"]:
+        return "nothing is lost: the catalog knows every index that is there"
+    lines = [f"catalog {result['catalog_id']}"]
+    for entry in result["collections"]:
+        told = "nothing is live"
+        if entry["live"] is not None:
+            told = (
+                f"index {entry['live']} is live, generation {entry['generation']}, "
+                f"by revision {entry['revision']}"
+            )
+        lines.append(f"{entry['collection']}: {told}")
+        for it in entry["indexes"]:
+            shared = "" if it["container"] == it["index"] else f" in {it['container']}"
+            lines.append(f"  {it['state']:<9} {it['index']}{shared}, of {it['model']}")
+        if entry["undone"]:
+            lines.append(f"  taken for rolled back by a person: {', '.join(entry['undone'])}")
+    lines += [
+        f"left alone: {printable(it['index'])}: {printable(it['why'])}"
+        for it in result["left_alone"]
+    ]
+    lines.append(f"lost with the old one: {', '.join(result['lost'])}")
+    if not result["done"]:
+        lines.append("nothing was changed; with --yes it is made so")
+    elif result["kept"] is not None:
+        lines.append(f"the catalog that was there is kept as {printable(result['kept'])}")
+    if result["done"]:
+        lines.append("next: embedmigrate sync, which compares what is live with its source")
     return "\n".join(lines)
 
 

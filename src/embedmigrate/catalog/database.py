@@ -104,7 +104,8 @@ class Catalog:
         return UnknownCatalog(
             f"there is no catalog at {self.place}",
             expected="a catalog that an upgrade made",
-            next_step="embedmigrate upgrade, or correct `catalog` in the configuration",
+            next_step="embedmigrate upgrade, or correct `catalog` in the configuration; if it was "
+            "lost: embedmigrate doctor --rebuild-catalog",
         )
 
     def _create(self) -> str:

@@ -61,7 +61,7 @@ def create(
         sa.select(schema.collection).where(schema.collection.c.name == collection)
     ).one()
     name = _name(collection, row.indexes_made)
-    _remember_model(connection, spec.model)
+    remember_model(connection, spec.model)
     connection.execute(
         schema.index.insert().values(
             name=name,
@@ -93,7 +93,7 @@ def _name(collection: str, number: int) -> str:
     return f"{collection}-{number:04d}"
 
 
-def _remember_model(connection: Connection, model: EmbeddingModel) -> None:
+def remember_model(connection: Connection, model: EmbeddingModel) -> None:
     key = {"fingerprint": model.fingerprint, "query_side": model.query_side}
     columns = schema.model.c
     known = connection.execute(
@@ -146,6 +146,18 @@ def containers(connection: Connection) -> set[str]:
             sa.select(_container).where(_index.state != IndexState.DROPPED)
         ).scalars()
     )
+
+
+LEFT_ALONE = "left_alone"
+"""Event of a container that a catalog met when it was rebuilt, and could make nothing of."""
+
+
+def left_alone(connection: Connection) -> set[str]:
+    """Containers that are no index of this catalog, and that a person knows of."""
+    data = connection.execute(
+        sa.select(schema.event.c.data).where(schema.event.c.kind == LEFT_ALONE)
+    ).scalars()
+    return {it["index"] for it in data}
 
 
 def known_fingerprints(connection: Connection) -> set[str]:

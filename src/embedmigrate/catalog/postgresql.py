@@ -9,6 +9,7 @@ ended by the server.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
@@ -66,6 +67,25 @@ def create_schema(connection: Connection) -> None:
     """
     if not sa.inspect(connection).has_schema(postgres.SCHEMA):
         connection.execute(sa.schema.CreateSchema(postgres.SCHEMA))
+
+
+def copy_tables(connection: Connection, tables: Sequence[str], name: str) -> str:
+    """Copy tables of ours, without their constraints, into a new schema; what people call it."""
+    quote = connection.dialect.identifier_preparer.quote
+    connection.execute(sa.schema.CreateSchema(name))
+    for table in tables:
+        connection.exec_driver_sql(
+            f"CREATE TABLE {quote(name)}.{quote(table)} AS"
+            f" TABLE {quote(postgres.SCHEMA)}.{quote(table)}"
+        )
+    return f"schema {name}"
+
+
+def go_on_after(connection: Connection, table: sa.Table, number: int) -> None:
+    """Let the ids that are given out be greater than ``number``."""
+    sequence = sa.func.pg_get_serial_sequence(f"{postgres.SCHEMA}.{table.name}", "id")
+    last = sa.func.greatest(sa.func.nextval(sequence), number)
+    connection.execute(sa.select(sa.func.setval(sequence, last)))
 
 
 def translate(error: DBAPIError, place: str) -> EmbedMigrateError | None:

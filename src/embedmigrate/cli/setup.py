@@ -51,16 +51,48 @@ def list_templates(as_json: bool) -> None:
 
 
 @cli.command(short_help="Would the other commands find what they need here?")
+@click.option(
+    "--rebuild-catalog",
+    is_flag=True,
+    help="Show what a lost catalog would be, made from the indexes and the scripts.",
+)
+@click.option("--yes", is_flag=True, help="With --rebuild-catalog: make it.")
+@click.option(
+    "--applied",
+    multiple=True,
+    metavar="REVISION",
+    help="With --rebuild-catalog: a last revision that was applied, where indexes do not tell.",
+)
+@click.option(
+    "--catalog-id",
+    metavar="ID",
+    help="With --rebuild-catalog: which catalog, where indexes name several.",
+)
 @json_option
 @click.pass_context
-def doctor(context: click.Context, as_json: bool) -> int:
+def doctor(
+    context: click.Context,
+    rebuild_catalog: bool,
+    yes: bool,
+    applied: tuple[str, ...],
+    catalog_id: str | None,
+    as_json: bool,
+) -> int:
     """Would the other commands find what they need here? Says what is in the way, and the way out.
 
     Accepts models that are not pinned, and says which and why. Exits with the status that the
-    first trouble gives another command.
+    first trouble gives another command. Changes nothing, except with --rebuild-catalog --yes: for
+    a catalog that is gone, or an older copy, which is kept beside the new one.
     """
     from embedmigrate import command
 
-    result = command.doctor(settings_of(context, allow_unpinned=True))
+    if not rebuild_catalog and (yes or applied or catalog_id):
+        raise click.UsageError("--yes, --applied and --catalog-id need --rebuild-catalog")
+    settings = settings_of(context, allow_unpinned=True)
+    if rebuild_catalog:
+        rebuilt = command.rebuild_catalog(settings, yes=yes, applied=applied, catalog_id=catalog_id)
+        print_result(as_json, rebuilt, text.rebuilt)
+        return 0
+    result = command.doctor(settings)
     print_result(as_json, result, text.observed)
     return int(result["exit_code"])

@@ -19,6 +19,7 @@ from embedmigrate.command.pinning import drift, pin
 from embedmigrate.command.policy import check_policy
 from embedmigrate.command.probing import check_serving
 from embedmigrate.command.reading import plan, search, status, verify
+from embedmigrate.command.rebuilding import rebuild_catalog
 from embedmigrate.command.scripts import (
     branches,
     current,
@@ -68,6 +69,7 @@ __all__ = [
     "pause",
     "pin",
     "plan",
+    "rebuild_catalog",
     "restore",
     "resume",
     "revision",

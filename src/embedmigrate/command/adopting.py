@@ -71,7 +71,8 @@ def adopt(
         with Project(settings, reporter=reporter, stop=stop, create_catalog=True) as project:
             with project.catalog.write() as connection:
                 indexes.ensure_collection(connection, collection)
-            with project.locked_for_a_person([collection]) as leases:
+            # anyway: it asks itself, once it has removed what one that died has left
+            with project.locked_for_a_person([collection], anyway=True) as leases:
                 adoption = _Adoption(project, leases[collection], spec, foreign, files)
                 proof = adoption.prove(share, confidence, max_stale, accept_gaps=accept_gaps)
                 entry = adoption.write(proof)

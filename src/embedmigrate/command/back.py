@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from embedmigrate.catalog import events, indexes, routes, runs
 from embedmigrate.catalog.locks import Lease
+from embedmigrate.catalog.rebuilding import REBUILT
 from embedmigrate.catalog.records import AppliedRecord, IndexRecord, IndexState
 from embedmigrate.command.project import ROUND_PATIENCE, Project, version_table
 from embedmigrate.command.telling import failures_told, rollbacks_told
@@ -425,7 +426,7 @@ def _finish_last(project: Project, collection: str) -> dict[str, Any] | None:
     if collection not in project.unsettled():
         return None
     with project.catalog.read() as connection:
-        switch = events.last(connection, collection, "cut_over", "rolled_back")
+        switch = events.last(connection, collection, "cut_over", "rolled_back", REBUILT)
         applied = routes.applied_of(connection, collection)
     if switch is None or switch["kind"] != "rolled_back":
         return None

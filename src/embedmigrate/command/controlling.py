@@ -95,7 +95,7 @@ def _carry_out(project: Project, collection: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not _is_done(project, collection):
         try:
-            with project.locked([collection]) as leases:
+            with project.locked([collection], anyway=True) as leases:
                 comply(project.catalog, leases[collection])
             return
         except LockHeld:

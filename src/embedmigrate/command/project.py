@@ -25,11 +25,14 @@ from embedmigrate.engine.throttle import Asked, Command, Throttle, Url
 from embedmigrate.errors import (
     BadAnswer,
     ConfigError,
+    DamagedIndex,
     DigestMismatch,
     Drifted,
     EmbedMigrateError,
     IndexGone,
     ModelMismatch,
+    Temporary,
+    UnknownCatalog,
     UsageError,
 )
 from embedmigrate.hooks.runner import HookRunner
@@ -64,6 +67,8 @@ class Project:
         self.settings = settings
         self.reporter: Reporter = reporter or Silent()
         self.stop = stop or StopSignal()
+        if create_catalog:
+            refuse_to_begin_anew(settings)
         self.catalog = Catalog(settings.catalog_url, create=create_catalog)
         if settings.far_stores:
             self.reporter.note(FAR_STORES.format(", ".join(settings.far_stores)))
@@ -129,21 +134,29 @@ class Project:
         return known[chosen]
 
     @contextmanager
-    def locked(self, collections: Iterable[str]) -> Iterator[dict[str, Lease]]:
-        """Hold the runner's locks of several collections, taken in one order by everybody."""
+    def locked(
+        self, collections: Iterable[str], *, anyway: bool = False
+    ) -> Iterator[dict[str, Lease]]:
+        """Hold the runner's locks of several collections, taken in one order by everybody.
+
+        ``UnknownCatalog`` for a catalog that is not that of the indexes, unless it is ``anyway``
+        only the catalog that is written to.
+        """
         with ExitStack() as stack:
             yield {
-                collection: stack.enter_context(held(self.job(collection)))
+                collection: stack.enter_context(held(self.job(collection), anyway=anyway))
                 for collection in sorted(set(collections))
             }
 
     @contextmanager
-    def locked_for_a_person(self, collections: Iterable[str]) -> Iterator[dict[str, Lease]]:
+    def locked_for_a_person(
+        self, collections: Iterable[str], *, anyway: bool = False
+    ) -> Iterator[dict[str, Lease]]:
         """The same, for what prepares nothing: a cancel that was asked meanwhile goes with it.
 
         It would stand until the next upgrade otherwise, and cancel that.
         """
-        with self.locked(collections) as leases:
+        with self.locked(collections, anyway=anyway) as leases:
             try:
                 yield leases
             finally:
@@ -248,6 +261,24 @@ class Project:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def refuse_to_begin_anew(settings: Settings) -> None:
+    """``UnknownCatalog`` where there is no catalog, and an index that one has made (I14)."""
+    if catalog_exists(settings.catalog_url):
+        return
+    for name in settings.collections:
+        with suppress(Temporary, ConfigError, DamagedIndex):  # who needs the store will say so
+            for manifest in settings.open_store(name).manifests():
+                if catalog_exists(settings.catalog_url):  # another process was faster
+                    return
+                raise UnknownCatalog(
+                    f"the catalog of index {manifest.index} in the store is gone",
+                    found="no catalog, and an index that one has made",
+                    expected=f"catalog {manifest.catalog_id}",
+                    next_step="restore it, or correct `catalog` in the configuration; if it is "
+                    "lost: embedmigrate doctor --rebuild-catalog",
+                )
 
 
 def hooks_of(

@@ -125,13 +125,14 @@ def refuse_changed(job: Job, index: IndexRecord, *, anyway: bool) -> None:
         job.reporter.phase(job.collection, "comparing")
         source.prepare()
         now, digest = compared(source, reader, job)
-    then = index.adopted["differences"]
-    if digest == then["digest"]:
+    then = index.adopted.get("differences")  # a catalog that was rebuilt does not know them
+    if then is not None and digest == then["digest"]:
         return
     raise Irreversible(
         f"the source of {job.collection!r} has changed since index {index.name} was adopted, and "
         "nobody writes to an adopted index",
-        found=f"{_shown(vars(now))}; when it was adopted: {_shown(then)}",
+        found=f"{_shown(vars(now))}; when it was adopted: "
+        + ("lost with the catalog" if then is None else _shown(then)),
         expected="the source as it was then",
         next_step="add --now to serve it as it is; or go forward: embedmigrate revision "
         f"--collection {job.collection} --to MODEL",

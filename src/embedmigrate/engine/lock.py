@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from embedmigrate.catalog import locks
 from embedmigrate.catalog.locks import Lease, Role
 from embedmigrate.catalog.sessions import Session, session_for
+from embedmigrate.engine.belonging import refuse_unknown
 from embedmigrate.engine.job import Job
 from embedmigrate.errors import FencedOut, LockHeld, Temporary
 from embedmigrate.logs import say
@@ -22,8 +23,13 @@ _ASK_AGAIN = 0.1
 
 
 @contextmanager
-def held(job: Job, role: Role = Role.RUNNER, *, patience: float = 0.0) -> Iterator[Lease]:
+def held(
+    job: Job, role: Role = Role.RUNNER, *, patience: float = 0.0, anyway: bool = False
+) -> Iterator[Lease]:
     """The lease of ``job``'s collection; ``LockHeld`` when another process has it.
+
+    ``UnknownCatalog`` when the catalog is not the one of the indexes that lie in the store (I14);
+    ``anyway`` does not ask.
 
     It is waited for up to ``patience`` seconds. A thread renews it on a connection of its own.
     When the lease is lost the job is told to stop; should it not notice in time, the epoch
@@ -40,6 +46,8 @@ def held(job: Job, role: Role = Role.RUNNER, *, patience: float = 0.0) -> Iterat
         )
         heartbeat.start()
         try:
+            if not anyway:
+                refuse_unknown(job)
             yield lease
         finally:
             over.set()

@@ -162,6 +162,9 @@ class Recording(Capture, Protocol):
     def removal(self) -> list[str]:
         """The statements that end it."""
 
+    def is_there(self) -> bool:
+        """Whether something of a recording is there, whole or not."""
+
     def install(self) -> bool:
         """Start recording; False when it is being recorded already, which is then left alone."""
 

@@ -91,6 +91,10 @@ class SqliteCapture:
         """The statements that start a recording, for whoever may change the table."""
         return [*self.removal(), *(it.sql for it in self._objects()), self._new_token()]
 
+    def is_there(self) -> bool:
+        named = any(name == self._collection for name, _ in self._tokens())
+        return named or bool(self._definitions())
+
     def install(self) -> bool:
         """Start recording; False when it is being recorded already, which is then left alone."""
         if self.token() is not None:
@@ -100,8 +104,7 @@ class SqliteCapture:
 
     def remove(self) -> bool:
         """End the recording and drop what it holds; False when there was none."""
-        there = self._definitions()
-        if not there and not any(name == self._collection for name, _ in self._tokens()):
+        if not self.is_there():
             return False
         self._change([(sql, None) for sql in self.removal()])
         return True

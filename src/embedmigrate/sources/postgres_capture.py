@@ -97,6 +97,9 @@ class PostgresCapture:
         """One transaction that ends it and leaves no trace."""
         return self._transaction([*self._removal(), *self._log.clearing()])
 
+    def is_there(self) -> bool:
+        return self._log.token() is not None or any(part.trigger for part in self._parts())
+
     def install(self) -> bool:
         """Start recording; False when it is being recorded already, which is then left alone.
 
@@ -109,7 +112,7 @@ class PostgresCapture:
 
     def remove(self) -> bool:
         """End the recording and drop what it holds; False when there was none."""
-        if self._log.token() is None and not any(part.trigger for part in self._parts()):
+        if not self.is_there():
             return False
         self._change(self.removal())
         return True

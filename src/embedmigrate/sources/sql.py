@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from embedmigrate.context import AdapterContext
 from embedmigrate.errors import ConfigError, DuplicateId
+from embedmigrate.examining import Observation
 from embedmigrate.models import Recipe
 from embedmigrate.sources.base import (
     ChangedSince,
@@ -114,6 +115,14 @@ class SqlSource:
         from embedmigrate.sources.postgres_capture import PostgresCapture
 
         return PostgresCapture(database, self._collection, self._relation.schema, table, key)
+
+    def examine(self) -> Iterator[Observation]:
+        from embedmigrate.sources.examining import examine
+
+        table = None
+        if self._config.table is not None:
+            table = (self._relation.schema, self._relation.table)
+        return examine(self._database, self._collection, table, self.capture)
 
     @property
     def changed_since(self) -> ChangedSince | None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from embedmigrate.errors import DamagedIndex, IndexGone, StorageUnavailable, UnknownCatalog
 from embedmigrate.stores.base import IndexManifest, StoredState
+from embedmigrate.stores.recovering import Marks
 
 FILE = "rows.sqlite"
 SCHEMA = 1
@@ -276,6 +277,15 @@ def read_manifest(connection: sqlite3.Connection, folder: Path) -> IndexManifest
             expected=manifest.index,
         )
     return manifest
+
+
+def read_marks(connection: sqlite3.Connection) -> Marks:
+    """How far the writers of an index were; a dead row counts as one that lives."""
+    row = connection.execute(
+        "SELECT owner_epoch, MAX(0, (SELECT COALESCE(MAX(seq), 0) FROM rows),"
+        " (SELECT COALESCE(MAX(seq), 0) FROM tombstones)) FROM state"
+    ).fetchone()
+    return Marks(*row)
 
 
 def read_through(connection: sqlite3.Connection) -> int:

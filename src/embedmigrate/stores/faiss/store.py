@@ -27,6 +27,7 @@ from embedmigrate.stores.faiss.database import (
     create_database,
     open_database,
     read_manifest,
+    read_marks,
     translated,
 )
 from embedmigrate.stores.faiss.external import ExternalFaiss
@@ -34,6 +35,7 @@ from embedmigrate.stores.faiss.reader import FaissReader
 from embedmigrate.stores.faiss.side_table import describe, is_adopted, write_side_table
 from embedmigrate.stores.faiss.writer import FaissWriter
 from embedmigrate.stores.foreign import ForeignFile, ForeignIndex, ForeignRow
+from embedmigrate.stores.recovering import Marks
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}")
 _MAKING, _DROPPED = ".making-", ".dropped-"
@@ -169,6 +171,11 @@ class FaissStore:
             if _NAME.fullmatch(folder.name) and (folder / FILE).is_file():
                 with suppress(IndexGone):  # dropped since it was listed
                     yield _manifest(folder)
+
+    def marks(self, index: str) -> Marks:
+        folder = self._folder(index)
+        with translated(folder / FILE), closing(open_database(folder)) as connection:
+            return read_marks(connection)._replace(adopted=is_adopted(folder))
 
     def drop(self, index: str) -> None:
         """Delete an index. It is gone at once; a crash leaves only files that nobody lists."""

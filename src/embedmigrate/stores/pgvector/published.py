@@ -117,7 +117,10 @@ END
 $function$
 """
 _SIGNATURE = "{ours}.search(text, text, {vector}, integer, jsonb)"
-_IS_THERE = "SELECT obj_description(to_regprocedure({signature}), 'pg_proc')"
+_IS_THERE = (
+    "SELECT obj_description(to_regprocedure({signature}), 'pg_proc')"
+    " WHERE to_regclass({route}) IS NOT NULL"  # which goes with the tables of a catalog
+)
 
 
 def offer(database: Database, connection: Connection, schemas: Sequence[str]) -> None:
@@ -144,7 +147,10 @@ def offer(database: Database, connection: Connection, schemas: Sequence[str]) ->
     text = "\n".join(it.as_string(connection) for it in wanted)
     mark = f"embedmigrate {hashlib.sha256(text.encode()).hexdigest()[:16]}"
     signature = sql.SQL(_SIGNATURE).format(**parts)
-    asked = sql.SQL(_IS_THERE).format(signature=sql.Literal(signature.as_string(connection)))
+    asked = sql.SQL(_IS_THERE).format(
+        signature=sql.Literal(signature.as_string(connection)),
+        route=sql.Literal(sql.Identifier(postgres.SCHEMA, "route").as_string(connection)),
+    )
     row = connection.execute(asked).fetchone()
     if row is not None and row[0] == mark:
         return

@@ -11,9 +11,11 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from embedmigrate import postgres
 from embedmigrate.context import AdapterContext
 from embedmigrate.errors import ConfigError
+from embedmigrate.examining import Observation
 from embedmigrate.stores.base import IndexManifest, IndexReader, IndexWriter, StoreConfig
 from embedmigrate.stores.pgvector.factory import Factory
 from embedmigrate.stores.pgvector.names import SCHEMA_NAME, table_name
+from embedmigrate.stores.recovering import Marks
 
 with warnings.catch_warnings():
     # `schema` is what PostgreSQL calls it, and what a method of pydantic 1 was called.
@@ -84,7 +86,7 @@ class PgvectorStore:
         from embedmigrate.stores.pgvector.connections import Database
 
         self.factory = str(config.factory())
-        self._config = config
+        self._config, self._collection = config, context.collection
         self._database = Database(config.database, config.schema)
 
     def create(self, manifest: IndexManifest) -> None:
@@ -127,6 +129,11 @@ class PgvectorStore:
 
         return iter(manifests(self._database))
 
+    def marks(self, index: str) -> Marks:
+        from embedmigrate.stores.pgvector.tables import marks
+
+        return marks(self._database, index)
+
     def drop(self, index: str) -> None:
         """Delete an index in one transaction; ``StorageUnavailable`` while somebody is in the way.
 
@@ -152,6 +159,11 @@ class PgvectorStore:
         if self._config.view:
             with postgres.translated(self._database.place):
                 publish(self._database, connection, collection, index)
+
+    def examine(self) -> Iterator[Observation]:
+        from embedmigrate.stores.pgvector.examining import examine
+
+        return examine(self._database, self._config.maintenance_work_mem, self._collection)
 
     def check_writable(self) -> None:
         from embedmigrate.stores.pgvector.tables import check_writable

@@ -26,6 +26,7 @@ from embedmigrate.stores.pgvector.layout import (
     same_index,
 )
 from embedmigrate.stores.pgvector.names import INDEXES, TOMBSTONES, table_name
+from embedmigrate.stores.recovering import Marks
 
 _LOCK_MILLISECONDS, _ATTEMPTS, _PAUSE_SECONDS = 500, 8, 0.3
 """A change of tables waits briefly and comes back: others queue behind whoever waits for long."""
@@ -49,6 +50,11 @@ _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('embedmigrate ' 
 _EXISTING = "SELECT manifest FROM {indexes} WHERE index = {index}"
 _RECORD = """
 INSERT INTO {indexes} (index, table_name, layout, manifest) VALUES ({index}, %s, %s, %s::jsonb)
+"""
+_MARKS = """
+SELECT owner_epoch, GREATEST(
+    0, (SELECT max(seq) FROM {table}), (SELECT max(seq) FROM {tombstones} WHERE index = {index}))
+FROM {indexes} WHERE index = {index}
 """
 # Not by `to_regclass`, which may answer from before the lock that is held now.
 _SCHEMA_IS_THERE = "SELECT count(*) FROM pg_namespace WHERE nspname = {schema}"
@@ -136,6 +142,16 @@ def manifests(database: Database) -> list[IndexManifest]:
                 raise
             return []
     return [read_manifest(database, index, manifest) for index, manifest in rows]
+
+
+def marks(database: Database, index: str) -> Marks:
+    """How far the writers of an index were. See ``RecoverableStore``."""
+    layout = Layout(database, index)
+    with database.opened() as connection, database.translated(index):
+        row = connection.execute(layout.statement(_MARKS)).fetchone()
+    if row is None:
+        raise database.gone(index)
+    return Marks(*row)
 
 
 def check_writable(database: Database) -> None:

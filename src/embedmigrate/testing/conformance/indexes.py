@@ -11,6 +11,7 @@ import pytest
 
 from embedmigrate.errors import FencedOut, IndexGone, Refused, UsageError
 from embedmigrate.stores.base import IndexReader, IndexWriter, Store
+from embedmigrate.stores.recovering import Marks, RecoverableStore
 from embedmigrate.testing.conformance.examples import (
     DIMENSIONS,
     SPACE,
@@ -121,6 +122,20 @@ class OwnershipConformance(StoreFixtures):
             with pytest.raises(FencedOut):
                 first.write([row("b", 1)], vectors(1), space=SPACE)
             assert [state.id for state in second.existing(["a", "b"])] == ["a"]
+
+    def test_it_tells_a_new_catalog_how_far_its_writers_were(
+        self, store: Store, index: str
+    ) -> None:
+        if not isinstance(store, RecoverableStore):
+            pytest.skip("a catalog that is lost cannot be rebuilt from this store")
+        assert store.marks(index) == Marks(epoch=0, seq=0)
+        with closing(store.writer(index, epoch=7, run="run-1")) as writer:
+            writer.write([row("a", 3), row("b", 5)], vectors(2), space=SPACE)
+            assert store.marks(index) == Marks(epoch=7, seq=5)
+            writer.delete([("a", 9)])
+        assert store.marks(index) == Marks(epoch=7, seq=9)
+        with pytest.raises(IndexGone):
+            store.marks("nothing")
 
     def test_an_older_epoch_does_not_even_get_a_writer(self, store: Store, index: str) -> None:
         store.writer(index, epoch=5, run="run-1").close()
