@@ -84,10 +84,10 @@ text = ["title", "text"]
 
 def capture(project: Workspace, server: PostgresServer, database: str) -> None:
     """What ``--sql`` prints, run by the owner of the table."""
-    printed = project.run("capture", "install", "articles", "--sql")
-    assert printed.returncode == 0, printed.stderr
+    printed = command.capture_sql(project.settings, "articles")
     with server.connect(database) as owner:
-        owner.execute(printed.stdout.encode())
+        for statement in printed:
+            owner.execute(statement.encode())
 
 
 def live_a_life(project: Workspace, server: PostgresServer, database: str) -> None:
@@ -105,7 +105,7 @@ def live_a_life(project: Workspace, server: PostgresServer, database: str) -> No
     command.rollback(project.settings, "articles", reason="a test")
     assert command.verify(project.settings)["holds"]
     with server.connect(database) as owner:
-        owner.execute("UPDATE embedmigrate.embedmigrate_index SET retained_at = 0")
+        owner.execute("UPDATE embedmigrate.embedmigrate_index SET retained_at = 1")
     command.contract(project.settings, "articles")
     assert project.live() == "fake-a"
 

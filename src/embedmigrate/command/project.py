@@ -77,7 +77,11 @@ class Project:
         self._jobs: dict[str, Job] = {}
         self._controls: dict[str, Control] = {}
         if create_catalog:
-            self._offer_to_readers()
+            try:
+                self._offer_to_readers()
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
     def if_any(cls, settings: Settings) -> Project | None:
