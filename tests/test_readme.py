@@ -165,8 +165,12 @@ def test_every_program_for_applications_and_schedulers_runs(
 
 
 @every_page
-def test_every_configuration_that_is_shown_loads(page: Path, tmp_path: Path) -> None:
+def test_every_configuration_that_is_shown_loads(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for block in blocks(page, "toml"):
+        for variable in re.findall(r"\$\{([A-Z_]+)\}", block):
+            monkeypatch.setenv(variable, "anything")
         if "[project." in block:
             continue  # of another package
         tool = "[tool.embedmigrate]" in block
