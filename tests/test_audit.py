@@ -252,6 +252,7 @@ def test_an_edited_text_is_never_proven(project: Workspace) -> None:
     assert "58 (96.7%" in answer.out and "2 of 60 vectors are not proven" in answer.out
 
 
+@pytest.mark.slow
 def test_an_index_of_ours_is_attributed_past_its_stamps(project: Workspace) -> None:
     result = command.attribute(project.settings, "articles")
     assert result["clean"] is True

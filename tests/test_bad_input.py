@@ -649,7 +649,7 @@ CASES = [
         "indexes in the store that the catalog does not know",
         remove_the_catalog,
         REFUSED,
-        ("articles-0001", "another catalog", "expected:"),
+        ("articles-0001", "no catalog", "doctor --rebuild-catalog"),
         recorded=True,
     ),
     Case(

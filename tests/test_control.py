@@ -602,10 +602,13 @@ def test_a_throttle_that_cannot_be_meant_is_refused_without_being_shown(
     assert "s3cret" not in str(refusal.value)
 
 
-def test_the_url_of_a_throttle_is_not_shown_with_the_settings(moving: Workspace) -> None:
+def test_the_url_of_a_throttle_is_not_shown_with_the_settings(
+    moving: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOAD_PASSWORD", "s3cret")
     moving.edit_config(
         "[collections.articles.source]",
-        '[collections.articles.throttle]\nurl = "https://ada:s3cret@example.org/load"\n\n'
+        '[collections.articles.throttle]\nurl = "https://ada:${LOAD_PASSWORD}@example.org/load"\n\n'
         "[collections.articles.source]",
     )
     assert "s3cret" not in repr(moving.settings)

@@ -451,6 +451,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     return Faulty.prepared(root, documents(16), "wordllama", "minilm", batch_size=8)
 
 
+@pytest.mark.slow
 def test_images_with_two_packages_hand_over_and_back(
     packages: Faulty, tmp_path: Path, fleet: Fleet
 ) -> None:

@@ -16,10 +16,11 @@ from hypothesis.stateful import run_state_machine_as_test
 from embedmigrate.catalog import routes
 from embedmigrate.engine import intake
 from embedmigrate.stores.faiss.writer import FaissWriter
-from tests.histories import STEPS, History, template
+from tests.histories import History, template
 
 PARTS = 4
 HISTORIES = 300
+STEPS = 8
 
 
 def tell(folder: Path, histories: int, *phases: Phase) -> None:

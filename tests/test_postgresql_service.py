@@ -247,6 +247,7 @@ def search_in_sql(server: PostgresServer, url: str, query: str) -> subprocess.Co
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_service_answers_and_is_written_to_while_its_index_is_migrated(
     project: Path, postgres: str, postgres_server: PostgresServer
 ) -> None:
@@ -303,7 +304,7 @@ def test_the_service_answers_and_is_written_to_while_its_index_is_migrated(
         postgres_server.restart()
         assert client.search(queries[0])[0] == 200, service.said()
         written |= write(client, list(itertools.islice(new, 1)))
-        wait_for(lambda: missing(client, written), lambda ids: not ids, 60)
+        wait_for(lambda: missing(client, written), lambda ids: not ids, 180)
 
         assert refusals(client) == [422, 422, 422, 422, 404]
         everything = client.search("tides", 100)[1]["hits"]

@@ -173,7 +173,7 @@ def change_one_document(project: Workspace) -> str:
 # -- another query side -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["wordllama", "minilm"])
+@pytest.mark.parametrize("model", ["wordllama", pytest.param("minilm", marks=pytest.mark.slow)])
 def test_another_query_prompt_moves_no_vector(model: str, tmp_path: Path) -> None:
     project = Faulty(Workspace.make(tmp_path / "p", corpus=documents(8), pin=(model,)).root)
     project.edit_config('model = "wordllama"', f'model = "{model}"')

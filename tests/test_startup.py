@@ -126,6 +126,7 @@ def test_a_model_of_the_same_name_with_other_weights_does_not_start(live: Worksp
         Collection.open("articles", live.settings)
 
 
+@pytest.mark.slow
 def test_another_pooling_of_the_same_files_does_not_start(tmp_path: Path) -> None:
     workspace = Workspace.make(
         tmp_path / "project",

@@ -27,7 +27,7 @@ def differences(bench: Bench, index: str) -> list[Difference]:
 
 
 @pytest.mark.parametrize("kind", [ListSource, UnsortedSource])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=texts, after=texts)
 def test_it_says_exactly_what_a_comparison_of_both_sides_says(
     tmp_path_factory: pytest.TempPathFactory,
@@ -56,7 +56,7 @@ def test_it_says_exactly_what_a_comparison_of_both_sides_says(
 
 
 @pytest.mark.parametrize("kind", [ListSource, UnsortedSource])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=texts, after=texts, dead=texts)
 def test_a_dead_letter_excuses_its_own_text_alone_and_lapses_when_it_is_no_longer_needed(
     tmp_path_factory: pytest.TempPathFactory,

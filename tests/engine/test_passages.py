@@ -79,7 +79,7 @@ THEN = st.sampled_from(["follow", "follow", "build", "wait"])
     first=st.fixed_dictionaries({"a": TEXTS, "b": TEXTS}),
     edits=st.lists(st.tuples(EDIT, THEN), min_size=3, max_size=10),
 )
-@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_any_sequence_of_edits_leaves_the_chunks_of_a_from_scratch_build(
     first: dict[str, str], edits: list[tuple[tuple[str, str, str], str]]
 ) -> None:

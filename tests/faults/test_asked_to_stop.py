@@ -24,7 +24,7 @@ SLOW: Fault = {
     "with_": 0.2,
     "call": 0,
 }
-RACES = int(os.environ.get("RACES", "6"))
+RACES = int(os.environ.get("RACES", "3"))
 PHASES = {
     "loading the model": "embedmigrate.engine.job:Job.guard",
     "planning": "embedmigrate.catalog.runs:plan_batches",

@@ -15,6 +15,7 @@ ENGINE = "embedmigrate.engine"
 FAISS = "embedmigrate.stores.faiss"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     [
@@ -62,6 +63,7 @@ def test_changes_that_came_before_the_resumption_are_in_the_index(project: Fault
     assert len(project.end_state().rows) == DOCUMENTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     [

@@ -26,6 +26,7 @@ def killed_at_random(template: Faulty, folder: Path, *, kills: int, seed: int) -
     return result
 
 
+@pytest.mark.slow
 def test_a_migration_between_real_models_survives_kills(tmp_path: Path) -> None:
     template = Faulty.prepared(
         tmp_path / "template", documents(1500), "wordllama", "wordllama-64", batch_size=64
@@ -33,6 +34,7 @@ def test_a_migration_between_real_models_survives_kills(tmp_path: Path) -> None:
     killed_at_random(template, tmp_path, kills=3, seed=1)
 
 
+@pytest.mark.slow
 def test_a_migration_to_a_slow_model_survives_kills(tmp_path: Path) -> None:
     template = Faulty.prepared(
         tmp_path / "template", documents(1500), "fake-a", "fake-b", batch_size=64, delay_ms=40

@@ -15,16 +15,11 @@ from tests.postgres_server import PostgresServer
 
 STORE = '{ kind = "pgvector", url = "$DATABASE" }'
 POINTS = (
-    "lock taken",
-    "container wanted",
     "rows committed",
-    "window confirmed",
     "entries taken in",
     "index built",
     "switched",
-    "walked",
     "rolled back",
-    "retained rows deleted",
     "container to drop",
 )
 
@@ -49,12 +44,12 @@ def test_a_kill_at_a_point_loses_nothing(harness: Harness, point: str) -> None:
 
 
 def test_kills_at_random_moments_lose_nothing(harness: Harness) -> None:
-    for case in harness.kill_at_random(4):
+    for case in harness.kill_at_random(2):
         assert case.good, case
 
 
 def test_of_two_runners_one_works(harness: Harness) -> None:
-    for seed in range(3):
+    for seed in range(2):
         assert (case := harness.race(seed)).good, case
 
 
@@ -70,12 +65,12 @@ def test_writes_that_arrive_late_change_nothing(harness: Harness) -> None:
 
 
 def test_changes_through_cut_overs_and_rollbacks_are_all_there(harness: Harness) -> None:
-    case = harness.change(writers=3, changes=150, in_window=10)
+    case = harness.change(writers=3, changes=80, in_window=5)
     assert case.good, case
 
 
 def test_readers_are_answered_through_switches(harness: Harness) -> None:
-    case = harness.switch(4)
+    case = harness.switch(2)
     assert case.good, case
 
 
@@ -83,7 +78,7 @@ def test_readers_are_answered_through_switches(harness: Harness) -> None:
 def test_connections_that_are_cut_at_a_write_of_the_catalog_lose_nothing(
     harness: Harness, how: str
 ) -> None:
-    for commit in range(2, harness.commits + 1, harness.commits // 3):
+    for commit in range(2, harness.commits + 1, harness.commits // 2):
         case = harness.cut(commit, "cut" if how == "cut" else "lose")
         assert case.good, case
 

@@ -14,7 +14,7 @@ from embedmigrate.errors import LockHeld
 from tests.faults.conftest import QUERY
 from tests.faults.project import EndState, Fault, Faulty, kill_at
 
-RACES = 10
+RACES = 3
 
 AT_THE_LOCK = {"at": "embedmigrate.catalog.locks:acquire", "do": "send", "with_": "SIGSTOP"}
 A_SLOW_START = {

@@ -222,6 +222,7 @@ print(max(peak, anonymous_kb()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_row_group_is_not_read_at_once(tmp_path: Path) -> None:
     peaks = {}

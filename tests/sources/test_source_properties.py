@@ -101,7 +101,7 @@ def make_sql_by_two_columns(root: Path, rows: Rows) -> Source:
         make_sql_by_two_columns,
     ],
 )
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=_rows, size=st.integers(1, 12))
 def test_ranges_scan_get_and_states_agree(
     make: Callable[[Path, Rows], Source], rows: Rows, size: int

@@ -87,6 +87,7 @@ print(reader.statistics().vectors, anonymous_bytes(), anonymous_bytes() - before
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is Linux's figure")
 def test_searching_four_times_the_vectors_takes_no_more_memory(tmp_path: Path) -> None:
     """50,000 x 64 are 12.8 MB of vectors and 200,000 are 51.2 MB; neither is ever in memory."""
