@@ -19,6 +19,7 @@ from embedmigrate.catalog.records import STICKY, IndexRecord, IndexState, RunRec
 from embedmigrate.engine import dead_letters, intake
 from embedmigrate.engine.backfill import backfill, discard_window
 from embedmigrate.engine.belonging import check_store, manifest_of
+from embedmigrate.engine.building import build
 from embedmigrate.engine.diff import Comparison
 from embedmigrate.engine.fitting import note_cut_off, refuse_too_long
 from embedmigrate.engine.follow import compare, follow
@@ -291,7 +292,7 @@ class _Preparation:
             embedded=run.embedded + retried + embedded,
         )
         self._phase("building")
-        self.writer.build()
+        build(self.job, self.writer)
         run = self._move(run, RunState.VERIFYING)
         findings = self._verify(comparison, lagging)
         return self._finish(run, findings)
