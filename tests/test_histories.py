@@ -18,8 +18,8 @@ from embedmigrate.engine import intake
 from embedmigrate.stores.faiss.writer import FaissWriter
 from tests.histories import History, template
 
-PARTS = 4
-HISTORIES = 300
+PARTS = 2
+HISTORIES = 120
 STEPS = 8
 
 

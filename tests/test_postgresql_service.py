@@ -247,6 +247,7 @@ def search_in_sql(server: PostgresServer, url: str, query: str) -> subprocess.Co
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_service_answers_and_is_written_to_while_its_index_is_migrated(
     project: Path, postgres: str, postgres_server: PostgresServer

@@ -13,6 +13,7 @@ import pytest
 from embedmigrate.testing import CrashPoint, Harness
 from tests.postgres_server import PostgresServer
 
+SHORT = ("rows committed", "switched")
 STORE = '{ kind = "pgvector", url = "$DATABASE" }'
 POINTS = (
     "rows committed",
@@ -37,43 +38,53 @@ def harness(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
     return Harness(tmp_path_factory.mktemp("harness"), store=STORE, server=server.url())
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point",
+    [it if it in SHORT else pytest.param(it, marks=pytest.mark.slow) for it in POINTS],
+)
 def test_a_kill_at_a_point_loses_nothing(harness: Harness, point: str) -> None:
     case = harness.crash(point)
     assert case.good, case
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(harness: Harness) -> None:
     for case in harness.kill_at_random(2):
         assert case.good, case
 
 
+@pytest.mark.slow
 def test_of_two_runners_one_works(harness: Harness) -> None:
     for seed in range(2):
         assert (case := harness.race(seed)).good, case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["batches planned", "index to build"])
 def test_a_runner_that_slept_beyond_its_lease_writes_nothing(harness: Harness, point: str) -> None:
     case = harness.sleep(point)
     assert case.good, case
 
 
+@pytest.mark.slow
 def test_writes_that_arrive_late_change_nothing(harness: Harness) -> None:
     case = harness.late_write()
     assert case.good, case
 
 
+@pytest.mark.slow
 def test_changes_through_cut_overs_and_rollbacks_are_all_there(harness: Harness) -> None:
     case = harness.change(writers=3, changes=80, in_window=5)
     assert case.good, case
 
 
+@pytest.mark.slow
 def test_readers_are_answered_through_switches(harness: Harness) -> None:
     case = harness.switch(2)
     assert case.good, case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "lose"])
 def test_connections_that_are_cut_at_a_write_of_the_catalog_lose_nothing(
     harness: Harness, how: str
@@ -83,6 +94,7 @@ def test_connections_that_are_cut_at_a_write_of_the_catalog_lose_nothing(
         assert case.good, case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_server_that_is_killed_and_comes_back_loses_nothing(
     harness: Harness, server: PostgresServer, seed: int
@@ -96,6 +108,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(
     assert case.good, case
 
 
+@pytest.mark.slow
 def test_the_control_a_checkpoint_before_its_write_is_noticed(
     server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -18,6 +18,6 @@ class TestFaiss(StoreConformance):
 
 
 class TestPgvector(StoreConformance):
-    @pytest.fixture(params=["none", "ivfflat", "hnsw"])
+    @pytest.fixture(params=["none", pytest.param("ivfflat", marks=pytest.mark.slow), "hnsw"])
     def store(self, request: pytest.FixtureRequest, vector_database: str, schema: str) -> Store:
         return pgvector_store(vector_database, request.param, lists=16, schema=schema)
